@@ -1,0 +1,90 @@
+// The border between the middle and the back: what one ISA offers, as a table of plain functions.
+//
+// The middle sees nothing of an ISA but this table; an ISA's translation unit sees nothing of a convolution but
+// pointers, sizes and strides (all in elements). Each ISA is one `kernels_<isa>.cpp`, compiled with that ISA's
+// flags, and reachable only through its table.
+
+#pragma once
+
+#include <cstdint>
+
+namespace tce {
+
+// One step of a microkernel's inner sum: where its operands lie, relative to the outer step's base.
+struct KStep {
+  int32_t a;  // element offset of the mr broadcast values
+  int32_t b;  // element offset of the nr vector values
+};
+
+// The contract of a microkernel of size mr x nr, with nr = nv * lanes:
+//
+//   c_tile[i * c_stride + j] (+)= sum over o < outer, s < inner of
+//       a[o * a_outer + steps[s].a + i] * b[o * b_outer + steps[s].b + j]        0 <= i < mr, 0 <= j < nr
+//
+//        b (nr wide) ->                     The tile stays in registers for the whole sum. Row i is one value of a,
+//      +------------------+                 broadcast; the columns are lanes.
+//   a  | c_tile: mr rows  |
+//      | of nv vectors    |                 With accumulate = false the tile is overwritten and may hold NaN before.
+//      +------------------+                 The sum starts from zero and is added to the tile once: blocked summation.
+//
+// Order of the sum: o outermost, then s; it depends on nothing else, so neither mr nor nv changes a bit of the result.
+template <class scalar_t>
+struct TileProblem {
+  const scalar_t* a;
+  const scalar_t* b;
+  scalar_t* c_tile;
+  const KStep* steps;
+  int64_t a_outer;
+  int64_t b_outer;
+  int64_t c_stride;
+  int64_t outer;
+  int64_t inner;
+  bool accumulate;
+};
+
+template <class scalar_t>
+using Microkernel = void (*)(const TileProblem<scalar_t>&);
+
+// A 2-D copy between any two layouts: dst[r * dst_row + j * dst_col] = src[r * src_row + j * src_col].
+// All packing and unpacking is this one function; it never reads or writes outside the rows x cols elements.
+struct Copy2d {
+  int64_t rows, cols;
+  int64_t src_row, src_col;
+  int64_t dst_row, dst_col;
+};
+
+constexpr int kMaxVectors = 4;  // largest nv of any ISA
+constexpr int kMaxRows = 14;    // largest mr of any ISA
+
+template <class scalar_t>
+struct Kernels {
+  int lanes;                      // scalars in a vector
+  int max_rows[kMaxVectors + 1];  // [nv] largest mr with that nv; 0: no such kernel
+  double fma_per_cycle;           // vector FMAs (or multiply-add pairs) a core starts in a cycle; for the plan's scores
+  Microkernel<scalar_t> microkernel[kMaxVectors + 1][kMaxRows + 1];  // [nv][mr]
+  void (*copy_2d)(const Copy2d&, const scalar_t* src, scalar_t* dst);
+};
+
+struct KernelTable {
+  const char* isa;
+  Kernels<float> f32;
+  Kernels<double> f64;
+};
+
+// "Was it built": null where this build has no such ISA. Whether the CPU has it is isa.cpp's question.
+const KernelTable* kernels_portable();
+const KernelTable* kernels_avx2();
+const KernelTable* kernels_avx512();
+
+template <class scalar_t>
+const Kernels<scalar_t>& kernels_of(const KernelTable& table);
+template <>
+inline const Kernels<float>& kernels_of<float>(const KernelTable& table) {
+  return table.f32;
+}
+template <>
+inline const Kernels<double>& kernels_of<double>(const KernelTable& table) {
+  return table.f64;
+}
+
+}  // namespace tce

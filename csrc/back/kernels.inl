@@ -1,0 +1,153 @@
+// The kernels, written once over Vec and compiled once per ISA: the microkernel and the 2-D copy (contracts in
+// kernels.h). Included by kernels_<isa>.cpp only. What an ISA chooses is its vector width and its tile sizes.
+
+#pragma once
+
+#include "kernels.h"
+#include "simd.h"
+
+namespace tce {
+namespace {
+
+template <class scalar_t, int MR, int NV>
+__attribute__((noinline)) void microkernel(const TileProblem<scalar_t>& p) {
+  constexpr int L = kLanes<scalar_t>;
+  Vec<scalar_t> acc[MR][NV] = {};
+  const scalar_t* a_base = p.a;
+  const scalar_t* b_base = p.b;
+  const KStep* const steps_end = p.steps + p.inner;
+  for (int64_t o = 0; o < p.outer; ++o) {
+    for (const KStep* s = p.steps; s != steps_end; ++s) {
+      const scalar_t* a = a_base + s->a;
+      const scalar_t* b = b_base + s->b;
+      Vec<scalar_t> bv[NV];
+      TCE_UNROLL
+      for (int v = 0; v < NV; ++v) bv[v] = load(b + v * L);
+      TCE_UNROLL
+      for (int i = 0; i < MR; ++i) {
+        TCE_UNROLL
+        for (int v = 0; v < NV; ++v) acc[i][v] += bv[v] * a[i];
+      }
+    }
+    a_base += p.a_outer;
+    b_base += p.b_outer;
+  }
+  scalar_t* const c_tile = p.c_tile;  // copies: a store through c_tile could change p, for all the compiler knows
+  const int64_t c_stride = p.c_stride;
+  if (p.accumulate) {
+    TCE_UNROLL
+    for (int i = 0; i < MR; ++i) {
+      TCE_UNROLL
+      for (int v = 0; v < NV; ++v) acc[i][v] += load(c_tile + i * c_stride + v * L);
+    }
+  }
+  TCE_UNROLL
+  for (int i = 0; i < MR; ++i) {
+    TCE_UNROLL
+    for (int v = 0; v < NV; ++v) store(c_tile + i * c_stride + v * L, acc[i][v]);
+  }
+}
+
+// dst rows and src rows are both contiguous.
+template <class scalar_t>
+void copy_rows(const Copy2d& c, const scalar_t* src, scalar_t* dst) {
+  constexpr int L = kLanes<scalar_t>;
+  const int64_t whole = c.cols / L * L;
+  const int tail = static_cast<int>(c.cols - whole);
+  for (int64_t r = 0; r < c.rows; ++r, src += c.src_row, dst += c.dst_row) {
+    for (int64_t j = 0; j < whole; j += L) store(dst + j, load(src + j));
+    if (tail) store_partial(dst + whole, load_partial(src + whole, tail), tail);
+  }
+}
+
+// dst rows are contiguous; in src it is the columns that are: lanes x lanes blocks through registers.
+template <class scalar_t>
+void copy_transposed(const Copy2d& c, const scalar_t* src, scalar_t* dst) {
+  constexpr int L = kLanes<scalar_t>;
+  Vec<scalar_t> block[L];
+  for (int64_t r = 0; r < c.rows; r += L) {
+    const int rows = static_cast<int>(c.rows - r < L ? c.rows - r : L);
+    for (int64_t j = 0; j < c.cols; j += L) {
+      const int cols = static_cast<int>(c.cols - j < L ? c.cols - j : L);
+      const scalar_t* s = src + r + j * c.src_col;
+      scalar_t* d = dst + r * c.dst_row + j;
+      if (rows == L && cols == L) {
+        TCE_UNROLL
+        for (int i = 0; i < L; ++i) block[i] = load(s + i * c.src_col);
+        transpose<scalar_t>(block);
+        TCE_UNROLL
+        for (int i = 0; i < L; ++i) store(d + i * c.dst_row, block[i]);
+      } else {
+        TCE_UNROLL
+        for (int i = 0; i < L; ++i) block[i] = i < cols ? load_partial(s + i * c.src_col, rows) : Vec<scalar_t>{};
+        transpose<scalar_t>(block);
+        TCE_UNROLL
+        for (int i = 0; i < L; ++i) {
+          if (i < rows) store_partial(d + i * c.dst_row, block[i], cols);
+        }
+      }
+    }
+  }
+}
+
+// dst rows are contiguous, src rows have every second element. The last vector is loaded up to its last wanted
+// element only: the one after it may lie outside the tensor.
+template <class scalar_t>
+void copy_every_second(const Copy2d& c, const scalar_t* src, scalar_t* dst) {
+  constexpr int L = kLanes<scalar_t>;
+  constexpr auto lanes = std::make_integer_sequence<int, L>();
+  for (int64_t r = 0; r < c.rows; ++r, src += c.src_row, dst += c.dst_row) {
+    int64_t j = 0;
+    for (; j + L < c.cols; j += L) store(dst + j, even_lanes(load(src + 2 * j), load(src + 2 * j + L), lanes));
+    const int left = static_cast<int>(c.cols - j), wanted = 2 * left - 1;
+    const Vec<scalar_t> low = load_partial(src + 2 * j, wanted < L ? wanted : L);
+    const Vec<scalar_t> high = wanted > L ? load_partial(src + 2 * j + L, wanted - L) : Vec<scalar_t>{};
+    store_partial(dst + j, even_lanes(low, high, lanes), left);
+  }
+}
+
+template <class scalar_t>
+void copy_elements(const Copy2d& c, const scalar_t* src, scalar_t* dst) {
+  for (int64_t r = 0; r < c.rows; ++r, src += c.src_row, dst += c.dst_row) {
+    for (int64_t j = 0; j < c.cols; ++j) dst[j * c.dst_col] = src[j * c.src_col];
+  }
+}
+
+template <class scalar_t>
+void copy_2d(const Copy2d& given, const scalar_t* src, scalar_t* dst) {
+  if (given.rows <= 0 || given.cols <= 0) return;
+  Copy2d c = given;
+  // A copy and its transpose are one job: let the columns be what is contiguous in dst.
+  if (c.dst_row == 1 && c.dst_col != 1) {
+    c = {given.cols, given.rows, given.src_col, given.src_row, given.dst_col, given.dst_row};
+  }
+  if (c.dst_col != 1) return copy_elements(c, src, dst);
+  if (c.src_col == 1) return copy_rows(c, src, dst);
+  if (c.src_row == 1 && c.rows > 1) return copy_transposed(c, src, dst);
+  if (c.src_col == 2) return copy_every_second(c, src, dst);
+  copy_elements(c, src, dst);
+}
+
+template <class scalar_t, int NV, int... I>
+constexpr void fill_rows(Kernels<scalar_t>& k, std::integer_sequence<int, I...>) {
+  k.max_rows[NV] = sizeof...(I);
+  ((k.microkernel[NV][I + 1] = microkernel<scalar_t, I + 1, NV>), ...);
+}
+
+// MaxRows: the largest mr for nv = 1, 2, ...
+template <class scalar_t, int... MaxRows>
+constexpr Kernels<scalar_t> make_kernels(double fma_per_cycle) {
+  Kernels<scalar_t> k = {};
+  k.lanes = kLanes<scalar_t>;
+  k.fma_per_cycle = fma_per_cycle;
+  k.copy_2d = copy_2d<scalar_t>;
+  constexpr int max_rows[] = {MaxRows...};
+  fill_rows<scalar_t, 1>(k, std::make_integer_sequence<int, max_rows[0]>());
+  fill_rows<scalar_t, 2>(k, std::make_integer_sequence<int, max_rows[1]>());
+  if constexpr (sizeof...(MaxRows) > 2) fill_rows<scalar_t, 3>(k, std::make_integer_sequence<int, max_rows[2]>());
+  if constexpr (sizeof...(MaxRows) > 3) fill_rows<scalar_t, 4>(k, std::make_integer_sequence<int, max_rows[3]>());
+  return k;
+}
+
+}  // namespace
+}  // namespace tce

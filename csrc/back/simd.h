@@ -1,0 +1,126 @@
+// A vector of kVectorBytes bytes, and the few operations that the kernels need.
+//
+// Arithmetic is written with the compiler's vector types (GCC and Clang), so one source serves every ISA; only the
+// partial loads and stores have an intrinsic form, because masks are where the ISAs differ.
+//
+// Included once by each kernels_<isa>.cpp, which defines TCE_VECTOR_BYTES. Everything is in an anonymous namespace:
+// a weak copy compiled for AVX-512 must never be the one that the linker keeps for all.
+
+#pragma once
+
+#include <cstdint>
+#include <utility>
+
+#if defined(__AVX2__)
+#include <immintrin.h>
+#endif
+
+// Loops over registers must vanish: an accumulator array indexed at run time would live in memory.
+#if defined(__clang__)
+#define TCE_UNROLL _Pragma("clang loop unroll(full)")
+#else
+#define TCE_UNROLL _Pragma("GCC unroll 32")
+#endif
+#define TCE_INLINE inline __attribute__((always_inline))
+
+namespace tce {
+namespace {
+
+constexpr int kVectorBytes = TCE_VECTOR_BYTES;
+
+template <class scalar_t>
+struct VectorOf {
+  typedef scalar_t type __attribute__((vector_size(kVectorBytes)));
+};
+template <class scalar_t>
+using Vec = typename VectorOf<scalar_t>::type;
+
+template <class scalar_t>
+constexpr int kLanes = kVectorBytes / static_cast<int>(sizeof(scalar_t));
+
+template <class scalar_t>
+TCE_INLINE Vec<scalar_t> load(const scalar_t* p) {
+  Vec<scalar_t> v;
+  __builtin_memcpy(&v, p, sizeof(v));
+  return v;
+}
+
+template <class scalar_t>
+TCE_INLINE void store(scalar_t* p, Vec<scalar_t> v) {
+  __builtin_memcpy(p, &v, sizeof(v));
+}
+
+// The first n lanes from p, the others zero; 0 <= n <= lanes. Touches nothing beyond p[n - 1].
+// store_partial writes the first n lanes and nothing else.
+#if defined(__AVX512F__)
+TCE_INLINE Vec<float> load_partial(const float* p, int n) {
+  return _mm512_maskz_loadu_ps(static_cast<__mmask16>((1u << n) - 1), p);
+}
+TCE_INLINE Vec<double> load_partial(const double* p, int n) {
+  return _mm512_maskz_loadu_pd(static_cast<__mmask8>((1u << n) - 1), p);
+}
+TCE_INLINE void store_partial(float* p, Vec<float> v, int n) {
+  _mm512_mask_storeu_ps(p, static_cast<__mmask16>((1u << n) - 1), v);
+}
+TCE_INLINE void store_partial(double* p, Vec<double> v, int n) {
+  _mm512_mask_storeu_pd(p, static_cast<__mmask8>((1u << n) - 1), v);
+}
+#elif defined(__AVX2__)
+// A window of this table, starting 8 - n (or 4 - n) entries in, is the mask of the first n lanes.
+alignas(64) constexpr int32_t kMask32[16] = {-1, -1, -1, -1, -1, -1, -1, -1, 0, 0, 0, 0, 0, 0, 0, 0};
+alignas(64) constexpr int64_t kMask64[8] = {-1, -1, -1, -1, 0, 0, 0, 0};
+
+TCE_INLINE __m256i mask32(int n) { return _mm256_loadu_si256(reinterpret_cast<const __m256i*>(kMask32 + 8 - n)); }
+TCE_INLINE __m256i mask64(int n) { return _mm256_loadu_si256(reinterpret_cast<const __m256i*>(kMask64 + 4 - n)); }
+
+TCE_INLINE Vec<float> load_partial(const float* p, int n) { return _mm256_maskload_ps(p, mask32(n)); }
+TCE_INLINE Vec<double> load_partial(const double* p, int n) { return _mm256_maskload_pd(p, mask64(n)); }
+TCE_INLINE void store_partial(float* p, Vec<float> v, int n) { _mm256_maskstore_ps(p, mask32(n), v); }
+TCE_INLINE void store_partial(double* p, Vec<double> v, int n) { _mm256_maskstore_pd(p, mask64(n), v); }
+#else
+template <class scalar_t>
+TCE_INLINE Vec<scalar_t> load_partial(const scalar_t* p, int n) {
+  Vec<scalar_t> v = {};
+  for (int i = 0; i < n; ++i) v[i] = p[i];
+  return v;
+}
+template <class scalar_t>
+TCE_INLINE void store_partial(scalar_t* p, Vec<scalar_t> v, int n) {
+  for (int i = 0; i < n; ++i) p[i] = v[i];
+}
+#endif
+
+// Lane j of the result: bit S of j clear: a[j], else b[j - S].
+template <int S, class V, int... J>
+TCE_INLINE V merge_low(V a, V b, std::integer_sequence<int, J...>) {
+  return __builtin_shufflevector(a, b, ((J & S) ? J - S + static_cast<int>(sizeof...(J)) : J)...);
+}
+// Lane j of the result: bit S of j clear: a[j + S], else b[j].
+template <int S, class V, int... J>
+TCE_INLINE V merge_high(V a, V b, std::integer_sequence<int, J...>) {
+  return __builtin_shufflevector(a, b, ((J & S) ? J + static_cast<int>(sizeof...(J)) : J + S)...);
+}
+// Lane j of the result: element 2 j of the 2 * lanes elements of a followed by b.
+template <class V, int... J>
+TCE_INLINE V even_lanes(V a, V b, std::integer_sequence<int, J...>) {
+  return __builtin_shufflevector(a, b, (2 * J)...);
+}
+
+// Transposes a lanes x lanes block in registers: swaps the off-diagonal S x S sub-blocks of each 2S x 2S block,
+// for S = lanes / 2, ..., 2, 1.
+template <class scalar_t, int S = kLanes<scalar_t> / 2>
+TCE_INLINE void transpose(Vec<scalar_t>* row) {
+  constexpr int L = kLanes<scalar_t>;
+  constexpr auto lanes = std::make_integer_sequence<int, L>();
+  TCE_UNROLL
+  for (int i = 0; i < L; ++i) {
+    if (i & S) continue;
+    const Vec<scalar_t> low = row[i], high = row[i + S];
+    row[i] = merge_low<S>(low, high, lanes);
+    row[i + S] = merge_high<S>(low, high, lanes);
+  }
+  if constexpr (S > 1) transpose<scalar_t, S / 2>(row);
+}
+
+}  // namespace
+}  // namespace tce

@@ -1,0 +1,135 @@
+// The Python module torch_conv_ext._C: what the core tells about itself. Includes no torch header; importing it loads
+// the operators too (ops.cpp), whose registration runs when the library is loaded.
+
+#include <pybind11/pybind11.h>
+#include <pybind11/stl.h>
+
+#include <map>
+#include <stdexcept>
+#include <string>
+
+#include "../middle/isa.h"
+#include "../middle/parallel.h"
+#include "../middle/plan.h"
+#include "../middle/scratch.h"
+
+#ifndef TCE_VERSION
+#error "setup.py defines TCE_VERSION and TCE_TORCH_VERSION"
+#endif
+
+namespace py = pybind11;
+
+namespace tce {
+
+namespace {
+
+const char* compiler() {
+#if defined(__clang__)
+  return "Clang " __clang_version__;
+#elif defined(__GNUC__)
+  return "GCC " __VERSION__;
+#else
+  return "unknown";
+#endif
+}
+
+py::dict build_info() {
+  py::dict info;
+  info["version"] = TCE_VERSION;
+  info["compiler"] = compiler();
+  info["cxx_standard"] = static_cast<long>(__cplusplus);
+  info["openmp"] = openmp_version();
+  info["isas"] = built_isas();
+  info["torch"] = TCE_TORCH_VERSION;
+  return info;
+}
+
+template <class T>
+T choice(const char* what, const std::string& given, const std::map<std::string, T>& choices) {
+  const auto found = choices.find(given);
+  if (found != choices.end()) return found->second;
+  std::string expected;
+  for (const auto& [name, value] : choices) expected += (expected.empty() ? "'" : ", '") + name + "'";
+  throw std::invalid_argument(std::string(what) + ": given '" + given + "', expected one of " + expected);
+}
+
+Contraction contraction_named(const std::string& name) {
+  return choice<Contraction>("contraction", name,
+                             {{"forward", Contraction::kForward},
+                              {"grad_input", Contraction::kGradInput},
+                              {"grad_weight", Contraction::kGradWeight}});
+}
+
+// sizes: the fields of ConvGeometry but N, in lower case with underscores.
+ConvGeometry geometry_from(const std::map<std::string, int64_t>& sizes) {
+  ConvGeometry g = {};
+  const std::map<std::string, int64_t*> fields = {
+      {"groups", &g.G},           {"ci", &g.Ci},
+      {"co", &g.Co},              {"ih", &g.iH},
+      {"iw", &g.iW},              {"oh", &g.oH},
+      {"ow", &g.oW},              {"kh", &g.kH},
+      {"kw", &g.kW},              {"stride_h", &g.stride_h},
+      {"stride_w", &g.stride_w},  {"padding_h", &g.padding_h},
+      {"padding_w", &g.padding_w}, {"dilation_h", &g.dilation_h},
+      {"dilation_w", &g.dilation_w}};
+  for (const auto& [name, field] : fields) {
+    const auto found = sizes.find(name);
+    if (found == sizes.end()) throw std::invalid_argument("plan: given sizes without '" + name + "'");
+    *field = found->second;
+  }
+  for (const auto& [name, value] : sizes) {
+    if (!fields.count(name)) throw std::invalid_argument("plan: given sizes with the unknown key '" + name + "'");
+    const bool positive = name == "groups" || name.find("stride") == 0 || name.find("dilation") == 0;
+    if (value < (positive ? 1 : 0) && name.find("padding") != 0) {
+      throw std::invalid_argument("plan: given " + name + " = " + std::to_string(value) + ", expected at least " + (positive ? "1" : "0"));
+    }
+  }
+  return g;
+}
+
+py::dict plan(const std::string& contraction, const std::string& dtype, const std::string& layout,
+              const std::map<std::string, int64_t>& sizes) {
+  const Contraction which = contraction_named(contraction);
+  const ConvGeometry g = geometry_from(sizes);
+  const bool is_float = choice<bool>("dtype", dtype, {{"float32", true}, {"float64", false}});
+  // In both layouts the rows of an image follow each other without a gap.
+  const bool rows_merge = choice<bool>("layout", layout, {{"nchw", true}, {"channels_last", true}});
+  const Plan p = is_float ? make_plan<float>(which, g, rows_merge, kernel_table()) : make_plan<double>(which, g, rows_merge, kernel_table());
+  py::dict result;
+  result["contraction"] = name_of(p.contraction);
+  result["algorithm"] = p.algorithm;
+  result["reason"] = p.reason;
+  result["isa"] = p.isa;
+  result["lanes"] = p.lanes;
+  result["tile_rows"] = p.mr;
+  result["tile_vectors"] = p.nv;
+  result["c_block"] = p.c_block;
+  result["kh_block"] = p.kh_block;
+  result["kw_block"] = p.kw_block;
+  result["chunk_rows"] = p.rows;
+  result["chunk_cols"] = p.cols;
+  result["panels"] = p.panels;
+  result["scratch_bytes"] = p.scratch_bytes;
+  result["flops_per_sample"] = 2.0 * static_cast<double>(g.G * g.Ci * g.Co * g.kH * g.kW) * static_cast<double>(g.oH * g.oW);
+  result["text"] = describe(p);
+  return result;
+}
+
+}  // namespace
+
+}  // namespace tce
+
+PYBIND11_MODULE(_C, m) {
+  using namespace tce;
+  m.doc() = "The compiled core of torch_conv_ext.";
+  kernel_table();  // chooses the ISA now: a wrong TORCH_CONV_EXT_ISA is an error of the import
+  m.def("build_info", &build_info, "Version, compiler, C++ standard, OpenMP, ISAs and torch of this build.");
+  m.def("supported_isas", &supported_isas, "ISAs that are built and that this CPU has, slowest first.");
+  m.def("isa", [] { return std::string(kernel_table().isa); }, "The ISA in use.");
+  m.def("set_isa", &set_isa, py::arg("name"), "Switch the ISA; for tests.");
+  m.def("poison", &set_poison, py::arg("on"), "Fill results and scratch with NaN before use; for tests.");
+  m.def("team_size", &team_size, py::arg("threads"), py::call_guard<py::gil_scoped_release>(),
+        "The number of threads that a parallel region of this size gets.");
+  m.def("plan", &plan, py::arg("contraction"), py::arg("dtype"), py::arg("layout"), py::arg("sizes"),
+        "How a contraction is computed; see torch_conv_ext.plan.");
+}

@@ -1,0 +1,44 @@
+// One spatial axis of a correlation (correlate.h): which source positions each output position reads.
+//
+// forward and grad_input are the same computation along an axis, seen from different sides:
+//
+//   forward      out = oh                        source ih = oh * stride + (kh * dilation - padding)
+//   grad_input   out = ih = phase + j * stride   source oh = j + const(phase, kh)       for the kh of that residue
+//
+// A strided grad_input thus splits by residue into dense stride-1 problems (phases), here, once; no modulo is left
+// for the loops. forward is the case of one phase.
+
+#pragma once
+
+#include <cstdint>
+#include <vector>
+
+namespace tce {
+
+// Output position j of a phase reads source position j * source_step + source, times the kernel's element k.
+struct Tap {
+  int64_t k;
+  int64_t source;
+};
+
+// The outputs phase + j * out_step, 0 <= j < count, and their taps in ascending k.
+struct Phase {
+  int64_t count;
+  std::vector<Tap> taps;
+};
+
+struct Axis {
+  int64_t out_size, source_size;
+  int64_t out_step, source_step;
+  std::vector<Phase> phases;  // [out_step], fewer if out_size is smaller
+};
+
+struct KRange {
+  int64_t begin, end;
+};
+
+// The part of the axis whose kernel elements lie in k.
+Axis forward_axis(int64_t o_size, int64_t i_size, KRange k, int64_t stride, int64_t padding, int64_t dilation);
+Axis grad_input_axis(int64_t i_size, int64_t o_size, KRange k, int64_t stride, int64_t padding, int64_t dilation);
+
+}  // namespace tce

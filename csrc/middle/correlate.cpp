@@ -1,0 +1,216 @@
+// The direct correlation: lanes are result channels, a tile's rows are neighbouring result pixels whose sources are
+// broadcast from packed rows. No im2col: a tap is an offset into the packed rows.
+//
+// Loops, outermost first, with what each holds:
+//
+//   item (group, chunk of rows, chunk of columns, panels)      one thread; disjoint results
+//     kernel block (kh_block x kw_block)
+//       channel block (c_block)          source rows of the chunk packed: [slot][c][width]          L2
+//         panel (nv * lanes channels)    weights packed: [c][kh][kw][lanes]                          L2
+//           row, column phase            steps: offsets of the taps that exist
+//             tile (mr pixels)           microkernel: sum over c and taps                            registers, L1
+//           after the last block: the row of tiles goes to its tensor, transposed where its layout asks for it
+//
+// Between K blocks the tiles stay in scratch: [panel][row][column][lanes]. Bias is their initial value.
+
+#include "correlate.h"
+
+#include <algorithm>
+#include <vector>
+
+#include "cut.h"
+#include "parallel.h"
+#include "scratch.h"
+
+namespace tce {
+
+namespace {
+
+// A kernel block with its axes.
+struct KernelBlock {
+  KRange kh, kw;
+  Axis rows, cols;
+};
+
+template <class scalar_t>
+std::vector<KernelBlock> make_blocks(const Correlation<scalar_t>& c, const Plan& plan) {
+  std::vector<KernelBlock> blocks;
+  for (int64_t h = 0; h < std::max<int64_t>(c.kH, 1); h += plan.kh_block) {
+    const KRange kh{h, std::min(c.kH, h + plan.kh_block)};
+    for (int64_t w = 0; w < std::max<int64_t>(c.kW, 1); w += plan.kw_block) {
+      const KRange kw{w, std::min(c.kW, w + plan.kw_block)};
+      blocks.push_back({kh, kw, c.rows(kh), c.cols(kw)});
+    }
+  }
+  return blocks;
+}
+
+struct Item {
+  int64_t g;
+  int64_t row_first, row_last;  // numbered over the batch
+  int64_t col_first, col_last;
+  int64_t panel_first, panel_last;
+};
+
+template <class scalar_t>
+class Worker {
+ public:
+  Worker(const Correlation<scalar_t>& c, const Plan& plan, const Kernels<scalar_t>& kernels,
+         const std::vector<KernelBlock>& blocks, const Item& item)
+      : c_(c), plan_(plan), kernels_(kernels), blocks_(blocks), item_(item), scratch_(plan.scratch_bytes),
+        lanes_(plan.panel_lanes()), cols_(item.col_last - item.col_first) {
+    source_ = scratch_.take<scalar_t>(plan.source_bytes / static_cast<int64_t>(sizeof(scalar_t)));
+    weight_ = scratch_.take<scalar_t>(plan.weight_bytes / static_cast<int64_t>(sizeof(scalar_t)));
+    tiles_ = scratch_.take<scalar_t>(plan.tile_bytes / static_cast<int64_t>(sizeof(scalar_t)));
+    size_t steps = 0;
+    for (const KernelBlock& block : blocks) steps = std::max(steps, max_taps(block.rows) * max_taps(block.cols));
+    steps_ = scratch_.take<KStep>(static_cast<int64_t>(steps));
+    // One K block: nothing to keep, every row of tiles is built and stored in the same place.
+    const int64_t channel_blocks = std::max<int64_t>(1, ceil_div(c.C, plan.c_block));
+    keep_tiles_ = static_cast<int64_t>(blocks.size()) * channel_blocks > 1;
+  }
+
+  void run() {
+    for (const KernelBlock& block : blocks_) {
+      const RowSlots rows = make_row_slots(block.rows, item_.row_first, item_.row_last);
+      const ColumnRuns columns = make_column_runs(block.cols, item_.col_first, item_.col_last, false);
+      int64_t c0 = 0;
+      do {  // at least once: without channels the result is the bias
+        const int64_t channels = std::min(plan_.c_block, c_.C - c0);
+        TensorView<const scalar_t> source = c_.source;
+        source.data += (item_.g * c_.C + c0) * source.stride[1];
+        pack_channel_major(kernels_, source, channels, c_.source_w, rows, columns, source_);
+        const bool first = &block == &blocks_.front() && c0 == 0;
+        const bool last = &block == &blocks_.back() && c0 + channels >= c_.C;
+        for (int64_t p = item_.panel_first; p < item_.panel_last; ++p) {
+          run_panel(block, rows, columns, p, c0, channels, first, last);
+        }
+        c0 += plan_.c_block;
+      } while (c0 < c_.C);
+    }
+  }
+
+ private:
+  static size_t max_taps(const Axis& axis) {
+    size_t taps = 0;
+    for (const Phase& phase : axis.phases) taps = std::max(taps, phase.taps.size());
+    return taps;
+  }
+
+  // All tiles of one panel for one K block.
+  void run_panel(const KernelBlock& block, const RowSlots& rows, const ColumnRuns& columns, int64_t panel, int64_t c0,
+                 int64_t channels, bool first, bool last) {
+    const int64_t o0 = panel * lanes_, valid = std::min(lanes_, c_.O - o0);
+    // The last panel of a group may need fewer vectors.
+    const int nv = static_cast<int>(ceil_div(valid, kernels_.lanes));
+    WeightView<scalar_t> w = c_.weight;
+    w.data += item_.g * c_.weight_group + o0 * w.lane + c0 * w.channel;
+    pack_weight(kernels_, w, valid, nv * kernels_.lanes, channels, block.kh, block.kw, weight_);
+
+    for (int64_t row = item_.row_first; row < item_.row_last; ++row) {
+      const int64_t kept = keep_tiles_ ? (panel - item_.panel_first) * (item_.row_last - item_.row_first) + row - item_.row_first : 0;
+      scalar_t* tiles = tiles_ + kept * cols_ * lanes_;
+      if (first && c_.bias) start_with_bias(tiles, c_.bias + item_.g * c_.O + o0, valid, nv * kernels_.lanes);
+      for (size_t phase = 0; phase < block.cols.phases.size(); ++phase) {
+        run_phase(block, rows, columns, row, phase, nv, channels, !first || c_.bias, tiles);
+      }
+      if (last) store_row(tiles, row, o0, valid);
+    }
+  }
+
+  // The tiles of one row and one column phase.
+  void run_phase(const KernelBlock& block, const RowSlots& rows, const ColumnRuns& columns, int64_t row, size_t phase, int nv,
+                 int64_t channels, bool accumulate, scalar_t* tiles) {
+    const Axis& axis = block.cols;
+    const KRange j = phase_range(static_cast<int64_t>(phase), axis.out_step, item_.col_first, item_.col_last);
+    const int64_t count = j.end - j.begin;
+    if (count <= 0) return;
+    const int64_t panel = nv * kernels_.lanes, nw = block.kw.end - block.kw.begin;
+    const std::vector<Tap>& row_taps = block.rows.phases[(row % block.rows.out_size) % block.rows.out_step].taps;
+    const std::vector<Tap>& col_taps = axis.phases[phase].taps;
+    KStep* step = steps_;
+    for (size_t t = 0; t < row_taps.size(); ++t) {
+      const int32_t slot = rows.slot[(row - item_.row_first) * rows.max_taps + t];
+      if (slot < 0) continue;
+      for (size_t u = 0; u < col_taps.size(); ++u) {
+        step->a = static_cast<int32_t>(slot * channels * columns.width + columns.start[phase][u] + j.begin);
+        step->b = static_cast<int32_t>(((row_taps[t].k - block.kh.begin) * nw + col_taps[u].k - block.kw.begin) * panel);
+        ++step;
+      }
+    }
+
+    TileProblem<scalar_t> tile = {};
+    tile.steps = steps_;
+    tile.inner = step - steps_;
+    tile.outer = channels;
+    tile.b = weight_;
+    tile.a_outer = columns.width;
+    tile.b_outer = (block.kh.end - block.kh.begin) * nw * panel;
+    tile.c_stride = axis.out_step * lanes_;
+    tile.accumulate = accumulate;
+    const int64_t column = static_cast<int64_t>(phase) + j.begin * axis.out_step - item_.col_first;
+    const int64_t parts = ceil_div(count, kernels_.max_rows[nv]);
+    for (int64_t i = 0; i < parts; ++i) {
+      const int64_t begin = part_start(count, parts, i), end = part_start(count, parts, i + 1);
+      tile.a = source_ + begin;
+      tile.c_tile = tiles + (column + begin * axis.out_step) * lanes_;
+      kernels_.microkernel[nv][end - begin](tile);
+    }
+  }
+
+  void start_with_bias(scalar_t* tiles, const scalar_t* bias, int64_t valid, int64_t panel) {
+    for (int64_t i = 0; i < cols_; ++i) {
+      std::copy(bias, bias + valid, tiles + i * lanes_);
+      std::fill(tiles + i * lanes_ + valid, tiles + i * lanes_ + panel, scalar_t(0));
+    }
+  }
+
+  void store_row(const scalar_t* tiles, int64_t row, int64_t o0, int64_t valid) {
+    const auto [sn, sc, sh, sw] = c_.out.stride;
+    const int64_t out_h = blocks_.front().rows.out_size;
+    scalar_t* out = c_.out.data + row / out_h * sn + (item_.g * c_.O + o0) * sc + row % out_h * sh + item_.col_first * sw;
+    kernels_.copy_2d({valid, cols_, 1, lanes_, sc, sw}, tiles, out);
+  }
+
+  const Correlation<scalar_t>& c_;
+  const Plan& plan_;
+  const Kernels<scalar_t>& kernels_;
+  const std::vector<KernelBlock>& blocks_;
+  const Item item_;
+  Scratch scratch_;
+  const int64_t lanes_;  // of a panel
+  const int64_t cols_;
+  scalar_t *source_, *weight_, *tiles_;
+  KStep* steps_;
+  bool keep_tiles_;
+};
+
+}  // namespace
+
+template <class scalar_t>
+void correlate(const Correlation<scalar_t>& c, const Plan& plan, const Kernels<scalar_t>& kernels, int threads) {
+  const std::vector<KernelBlock> blocks = make_blocks(c, plan);
+  const Axis &rows = blocks.front().rows, &cols = blocks.front().cols;
+  const int64_t total_rows = c.N * rows.out_size;
+  const CorrelationCut cut =
+      cut_correlation(plan, {c.G, total_rows, cols.out_size, panel_count(plan, c.O)}, c.C, c.kH * c.kW, rows.out_step * cols.out_step, threads);
+  const int64_t row_parts = ceil_div(total_rows, cut.rows), col_parts = ceil_div(cols.out_size, plan.cols);
+  const int64_t panels = panel_count(plan, c.O), panel_parts = ceil_div(panels, cut.panels);
+  parallel_for(c.G * row_parts * col_parts * panel_parts, threads, [&](int64_t i) {
+    Item item;
+    const int64_t p = i % panel_parts, w = i / panel_parts % col_parts, r = i / panel_parts / col_parts % row_parts;
+    item.g = i / panel_parts / col_parts / row_parts;
+    item.row_first = part_start(total_rows, row_parts, r);
+    item.row_last = part_start(total_rows, row_parts, r + 1);
+    item.col_first = w * plan.cols;
+    item.col_last = std::min(cols.out_size, item.col_first + plan.cols);
+    item.panel_first = part_start(panels, panel_parts, p);
+    item.panel_last = part_start(panels, panel_parts, p + 1);
+    Worker<scalar_t>(c, plan, kernels, blocks, item).run();
+  });
+}
+
+template void correlate<float>(const Correlation<float>&, const Plan&, const Kernels<float>&, int);
+template void correlate<double>(const Correlation<double>&, const Plan&, const Kernels<double>&, int);
+
+}  // namespace tce

@@ -1,0 +1,29 @@
+// How the work of one call is cut into items for threads. Unlike the plan, a cut may look at the batch and at the
+// number of threads: it decides who computes an element and when, never in which order its terms are summed
+// (plan.h, NOTE [Same bits]).
+
+#pragma once
+
+#include <cstdint>
+
+#include "plan.h"
+
+namespace tce {
+
+struct CorrelationSize {
+  int64_t groups, rows, cols, panels;  // rows over the whole batch
+};
+struct CorrelationCut {
+  int64_t rows, panels;  // of an item, at most; never more than the plan's, whose scratch they use
+};
+// summed channels, kernel elements; `phases`: the kernel's elements are shared out over so many kinds of pixels.
+CorrelationCut cut_correlation(const Plan& plan, const CorrelationSize& size, int64_t channels, int64_t taps, int64_t phases,
+                               int threads);
+
+struct WeightCut {
+  int64_t panels, channels, kh;  // of an item, at most; never more than the plan's
+};
+// pixels of dY over the whole batch.
+WeightCut cut_grad_weight(const Plan& plan, int64_t pixels, int threads);
+
+}  // namespace tce

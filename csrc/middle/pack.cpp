@@ -1,0 +1,178 @@
+// Packing of sources and weights (layouts and pictures in pack.h).
+
+#include "pack.h"
+
+#include <algorithm>
+
+namespace tce {
+
+RowSlots make_row_slots(const Axis& axis, int64_t first, int64_t last) {
+  RowSlots slots = {};
+  for (const Phase& phase : axis.phases) slots.max_taps = std::max<int64_t>(slots.max_taps, phase.taps.size());
+  slots.slot.assign((last - first) * slots.max_taps, -1);
+  std::vector<int32_t> slot_of;  // [position - low] of one image
+  for (int64_t row = first; row < last;) {
+    const int64_t n = row / axis.out_size, out_first = row % axis.out_size;
+    const int64_t out_last = std::min(axis.out_size, out_first + last - row);
+    const auto each_term = [&](auto&& visit) {
+      for (int64_t out = out_first; out < out_last; ++out) {
+        const Phase& phase = axis.phases[out % axis.out_step];
+        const int64_t j = out / axis.out_step;
+        for (size_t t = 0; t < phase.taps.size(); ++t) {
+          const int64_t position = j * axis.source_step + phase.taps[t].source;
+          if (position >= 0 && position < axis.source_size) visit(row + out - out_first - first, t, position);
+        }
+      }
+    };
+    int64_t low = axis.source_size, high = -1;
+    each_term([&](int64_t, size_t, int64_t position) {
+      low = std::min(low, position);
+      high = std::max(high, position);
+    });
+    // Rows that several results read are packed once, unless they are so sparse that looking them up costs more.
+    const bool share = high - low < (out_last - out_first) * slots.max_taps;
+    slot_of.assign(share && high >= low ? high - low + 1 : 0, -1);
+    each_term([&](int64_t r, size_t t, int64_t position) {
+      int32_t slot = share ? slot_of[position - low] : -1;
+      if (slot < 0) {
+        slot = static_cast<int32_t>(slots.source.size());
+        slots.source.push_back({n, position});
+        if (share) slot_of[position - low] = slot;
+      }
+      slots.slot[r * slots.max_taps + t] = slot;
+    });
+    row += out_last - out_first;
+  }
+  return slots;
+}
+
+ColumnRuns make_column_runs(const Axis& axis, int64_t first, int64_t last, bool dense) {
+  ColumnRuns columns = {};
+  columns.step = dense ? 1 : axis.source_step;
+  columns.out_step = dense ? axis.source_step : 1;
+  struct Range {
+    int64_t residue, low, high;
+  };
+  std::vector<Range> ranges;
+  const auto range_of = [&](int64_t residue) -> Range& {
+    for (Range& range : ranges) {
+      if (range.residue == residue) return range;
+    }
+    ranges.push_back({residue, INT64_MAX, INT64_MIN});
+    return ranges.back();
+  };
+  for (size_t f = 0; f < axis.phases.size(); ++f) {
+    const KRange j = phase_range(static_cast<int64_t>(f), axis.out_step, first, last);
+    if (j.begin >= j.end) continue;
+    for (const Tap& tap : axis.phases[f].taps) {
+      Range& range = range_of(floor_mod(tap.source, columns.step));
+      const int64_t offset = floor_div(tap.source, columns.step);
+      range.low = std::min(range.low, j.begin * columns.out_step + offset);
+      range.high = std::max(range.high, (j.end - 1) * columns.out_step + offset);
+    }
+  }
+  std::vector<int64_t> base;
+  for (const Range& range : ranges) {
+    base.push_back(columns.width);
+    columns.runs.push_back({range.low * columns.step + range.residue, range.high - range.low + 1, columns.width});
+    columns.width += range.high - range.low + 1;
+  }
+  columns.start.resize(axis.phases.size());
+  for (size_t f = 0; f < axis.phases.size(); ++f) {
+    const KRange j = phase_range(static_cast<int64_t>(f), axis.out_step, first, last);
+    if (j.begin >= j.end) continue;
+    for (const Tap& tap : axis.phases[f].taps) {
+      const Range& range = range_of(floor_mod(tap.source, columns.step));
+      const size_t index = static_cast<size_t>(&range - ranges.data());
+      columns.start[f].push_back(base[index] + floor_div(tap.source, columns.step) - range.low);
+    }
+  }
+  return columns;
+}
+
+namespace {
+
+// The part [begin, end) of a run that lies inside the image; begin == end where none does.
+KRange inside(const ColumnRuns::Run& run, int64_t step, int64_t source_w) {
+  const int64_t begin = std::clamp<int64_t>(ceil_div(-run.column, step), 0, run.count);
+  const int64_t end = std::clamp<int64_t>(ceil_div(source_w - run.column, step), begin, run.count);
+  return {begin, end};
+}
+
+}  // namespace
+
+template <class scalar_t>
+void pack_channel_major(const Kernels<scalar_t>& kernels, const TensorView<const scalar_t>& x, int64_t channels,
+                        int64_t source_w, const RowSlots& rows, const ColumnRuns& columns, scalar_t* dst) {
+  const auto [sn, sc, sh, sw] = x.stride;
+  for (const RowSlots::Source& source : rows.source) {
+    const scalar_t* src = x.data + source.n * sn + source.position * sh;
+    for (const ColumnRuns::Run& run : columns.runs) {
+      const KRange valid = inside(run, columns.step, source_w);
+      scalar_t* d = dst + run.base;
+      for (int64_t c = 0; c < channels; ++c) {
+        std::fill(d + c * columns.width, d + c * columns.width + valid.begin, scalar_t(0));
+        std::fill(d + c * columns.width + valid.end, d + c * columns.width + run.count, scalar_t(0));
+      }
+      if (valid.begin == valid.end) continue;
+      kernels.copy_2d({channels, valid.end - valid.begin, sc, sw * columns.step, columns.width, 1},
+                      src + (run.column + valid.begin * columns.step) * sw, d + valid.begin);
+    }
+    dst += channels * columns.width;
+  }
+}
+
+template <class scalar_t>
+void pack_pixel_major(const Kernels<scalar_t>& kernels, const TensorView<const scalar_t>& x, int64_t channels,
+                      int64_t source_w, const RowSlots& rows, const ColumnRuns& columns, scalar_t* dst) {
+  const auto [sn, sc, sh, sw] = x.stride;
+  for (const RowSlots::Source& source : rows.source) {
+    const scalar_t* src = x.data + source.n * sn + source.position * sh;
+    for (const ColumnRuns::Run& run : columns.runs) {
+      const KRange valid = inside(run, columns.step, source_w);
+      scalar_t* d = dst + run.base * channels;
+      std::fill(d, d + valid.begin * channels, scalar_t(0));
+      std::fill(d + valid.end * channels, d + run.count * channels, scalar_t(0));
+      if (valid.begin == valid.end) continue;
+      kernels.copy_2d({valid.end - valid.begin, channels, sw * columns.step, sc, channels, 1},
+                      src + (run.column + valid.begin * columns.step) * sw, d + valid.begin * channels);
+    }
+    dst += columns.width * channels;
+  }
+}
+
+template <class scalar_t>
+void pack_weight(const Kernels<scalar_t>& kernels, const WeightView<scalar_t>& w, int64_t valid_lanes, int64_t panel_lanes,
+                 int64_t channels, KRange kh, KRange kw, scalar_t* dst) {
+  const int64_t nh = kh.end - kh.begin, nw = kw.end - kw.begin, taps = nh * nw;
+  const scalar_t* src = w.data + kh.begin * w.kh + kw.begin * w.kw;
+  if (valid_lanes < panel_lanes) std::fill(dst, dst + channels * taps * panel_lanes, scalar_t(0));
+  if (w.kw == 1 && (nh == 1 || w.kh == nw) && taps > 1) {
+    // A contiguous kernel: its elements are read along memory; where channels follow without a gap, all at once.
+    const bool joined = w.channel == taps;
+    const int64_t calls = joined ? 1 : channels, run = joined ? channels * taps : taps;
+    for (int64_t c = 0; c < calls; ++c) {
+      kernels.copy_2d({run, valid_lanes, 1, w.lane, panel_lanes, 1}, src + c * w.channel, dst + c * taps * panel_lanes);
+    }
+    return;
+  }
+  for (int64_t i = 0; i < nh; ++i) {
+    for (int64_t j = 0; j < nw; ++j) {
+      kernels.copy_2d({channels, valid_lanes, w.channel, w.lane, taps * panel_lanes, 1}, src + i * w.kh + j * w.kw,
+                      dst + (i * nw + j) * panel_lanes);
+    }
+  }
+}
+
+#define TCE_INSTANTIATE(scalar_t)                                                                                    \
+  template void pack_channel_major<scalar_t>(const Kernels<scalar_t>&, const TensorView<const scalar_t>&, int64_t, int64_t, \
+                                             const RowSlots&, const ColumnRuns&, scalar_t*);                          \
+  template void pack_pixel_major<scalar_t>(const Kernels<scalar_t>&, const TensorView<const scalar_t>&, int64_t, int64_t,   \
+                                           const RowSlots&, const ColumnRuns&, scalar_t*);                            \
+  template void pack_weight<scalar_t>(const Kernels<scalar_t>&, const WeightView<scalar_t>&, int64_t, int64_t, int64_t,     \
+                                      KRange, KRange, scalar_t*);
+TCE_INSTANTIATE(float)
+TCE_INSTANTIATE(double)
+#undef TCE_INSTANTIATE
+
+}  // namespace tce

@@ -1,0 +1,77 @@
+// Packing: from tensors as they lie to the dense panels that the microkernels read. Stride, dilation, padding and
+// memory layout are dealt with here and are unknown below; the ISA is unknown here but for Kernels::copy_2d.
+//
+// A packed source row holds, for the columns that a chunk reads, zeros where they lie outside the image:
+//
+//   channel-major  [slot][c][width]    forward, grad_input: a tile's rows are neighbouring pixels
+//   pixel-major    [slot][width][c]    grad_weight: a tile's rows are neighbouring channels (and kw)
+//
+// Columns are split by residue modulo the source step, so that neighbouring results read neighbouring elements:
+//
+//   source_step = 2, taps kw = 0, 1, 2:    packed row = | columns of kw 0 and 2: even | columns of kw 1: odd |
+
+#pragma once
+
+#include <cstdint>
+#include <vector>
+
+#include "../back/kernels.h"
+#include "axis.h"
+#include "geometry.h"
+
+namespace tce {
+
+// The source rows of a chunk of result rows. Result rows are numbered over the whole batch: row = n * out_size + out.
+struct RowSlots {
+  struct Source {
+    int64_t n, position;
+  };
+  int64_t max_taps;            // of a phase
+  std::vector<int32_t> slot;   // [row - first][tap]; -1: outside the image, the term is absent
+  std::vector<Source> source;  // [slot]
+};
+
+RowSlots make_row_slots(const Axis& axis, int64_t first, int64_t last);
+
+// The source columns of the result columns [first, last).
+struct ColumnRuns {
+  struct Run {
+    int64_t column, count, base;  // source columns column + i * step, i < count, at elements base + i of a packed row
+  };
+  int64_t step;                     // between neighbouring packed columns
+  int64_t out_step;                 // packed columns from result j to result j + 1 of a phase
+  int64_t width;                    // of a packed row
+  std::vector<Run> runs;            // one per residue that a tap reads
+  std::vector<std::vector<int64_t>> start;  // [phase][tap]: packed column of j = 0 (j counts within the phase)
+};
+
+// `dense`: keep all columns in one run of step 1, neighbouring kw side by side; result j then reads column
+// start + j * source_step.
+ColumnRuns make_column_runs(const Axis& axis, int64_t first, int64_t last, bool dense);
+
+// The j of a phase whose outputs phase + j * out_step lie in [first, last).
+inline KRange phase_range(int64_t phase, int64_t out_step, int64_t first, int64_t last) {
+  return {ceil_div(first - phase, out_step), ceil_div(last - phase, out_step)};
+}
+
+// x: the first channel of the view to pack; dst: channel-major, see above.
+template <class scalar_t>
+void pack_channel_major(const Kernels<scalar_t>& kernels, const TensorView<const scalar_t>& x, int64_t channels,
+                        int64_t source_w, const RowSlots& rows, const ColumnRuns& columns, scalar_t* dst);
+template <class scalar_t>
+void pack_pixel_major(const Kernels<scalar_t>& kernels, const TensorView<const scalar_t>& x, int64_t channels,
+                      int64_t source_w, const RowSlots& rows, const ColumnRuns& columns, scalar_t* dst);
+
+// A weight as a correlation reads it: strides of its lane (result) channel, summed channel and kernel elements.
+template <class scalar_t>
+struct WeightView {
+  const scalar_t* data;
+  int64_t lane, channel, kh, kw;
+};
+
+// dst[c][kh][kw][panel_lanes] for c < channels and the kernel elements kh, kw; lanes >= valid_lanes are zero.
+template <class scalar_t>
+void pack_weight(const Kernels<scalar_t>& kernels, const WeightView<scalar_t>& w, int64_t valid_lanes, int64_t panel_lanes,
+                 int64_t channels, KRange kh, KRange kw, scalar_t* dst);
+
+}  // namespace tce

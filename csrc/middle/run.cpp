@@ -1,0 +1,38 @@
+// Runs one contraction: plan, then the file of that name.
+
+#include <cstring>
+
+#include "contractions.h"
+
+namespace tce {
+
+namespace {
+
+// Rows follow each other without a gap: element (h, w) lies at (h * W + w) * stride_w.
+template <class T>
+bool rows_merge(const TensorView<T>& t, int64_t w) {
+  return t.stride[2] == w * t.stride[3];
+}
+
+}  // namespace
+
+template <class scalar_t>
+void run(Contraction contraction, const ConvGeometry& geometry, const Operands<scalar_t>& t, const KernelTable& table, int threads) {
+  const bool weight = contraction == Contraction::kGradWeight;
+  // forward and grad_input read a and write the result, grad_weight reads a and b; a 1x1 kernel has iW == oW.
+  const bool merge = rows_merge(t.a, geometry.iW) && (weight ? rows_merge(t.b, geometry.iW) : rows_merge(t.result, geometry.iW));
+  const Plan plan = make_plan<scalar_t>(contraction, geometry, merge, table);
+  ConvGeometry g = plan.geometry;
+  g.N = geometry.N;
+  const Kernels<scalar_t>& kernels = kernels_of<scalar_t>(table);
+  switch (contraction) {
+    case Contraction::kForward: return forward(plan, g, t, kernels, threads);
+    case Contraction::kGradInput: return grad_input(plan, g, t, kernels, threads);
+    case Contraction::kGradWeight: return grad_weight(plan, g, t, kernels, threads);
+  }
+}
+
+template void run<float>(Contraction, const ConvGeometry&, const Operands<float>&, const KernelTable&, int);
+template void run<double>(Contraction, const ConvGeometry&, const Operands<double>&, const KernelTable&, int);
+
+}  // namespace tce

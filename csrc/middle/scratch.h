@@ -1,0 +1,45 @@
+// Scratch memory: one buffer per thread, kept between calls, cut into pieces by a Scratch. The plan states how much
+// a job needs, so the buffer never grows beyond the largest plan's bound, however many shapes pass by.
+
+#pragma once
+
+#include <cstddef>
+#include <cstdint>
+#include <limits>
+#include <stdexcept>
+
+namespace tce {
+
+// Tests only: fill scratch and results with NaN before use, so that an element read before it is written is seen.
+void set_poison(bool on);
+bool poison();
+
+// This thread's buffer of at least `bytes` bytes, 64-byte aligned. Throws std::bad_alloc.
+std::byte* thread_scratch(size_t bytes);
+
+// Each piece is aligned to a cache line.
+constexpr int64_t scratch_bytes(int64_t count, int64_t element_size) { return (count * element_size + 63) / 64 * 64; }
+
+class Scratch {
+ public:
+  explicit Scratch(int64_t bytes) : next_(thread_scratch(static_cast<size_t>(bytes))), end_(next_ + bytes) {}
+
+  template <class T>
+  T* take(int64_t count) {
+    const int64_t bytes = scratch_bytes(count, sizeof(T));
+    // A plan that promised too little is a defect of ours: stop before memory is overwritten.
+    if (bytes > end_ - next_) throw std::logic_error("torch_conv_ext: scratch bound of the plan exceeded");
+    T* piece = reinterpret_cast<T*>(next_);
+    next_ += bytes;
+    if (std::numeric_limits<T>::has_quiet_NaN && poison()) {
+      for (int64_t i = 0; i < count; ++i) piece[i] = std::numeric_limits<T>::quiet_NaN();
+    }
+    return piece;
+  }
+
+ private:
+  std::byte* next_;
+  std::byte* end_;
+};
+
+}  // namespace tce
