@@ -1,8 +1,8 @@
 // The border between the middle and the back: what one ISA offers, as a table of plain functions.
 //
-// The middle sees nothing of an ISA but this table; an ISA's translation unit sees nothing of a convolution but
-// pointers, sizes and strides (all in elements). Each ISA is one `kernels_<isa>.cpp`, compiled with that ISA's
-// flags, and reachable only through its table.
+// The middle sees nothing of an ISA but this table; an ISA's translation unit sees nothing of a convolution
+// but pointers, sizes and strides (all in elements). Each ISA is one `kernels_<isa>.cpp`, compiled with that
+// ISA's flags, and reachable only through its table.
 
 #pragma once
 
@@ -21,13 +21,17 @@ struct KStep {
 //   c_tile[i * c_stride + j] (+)= sum over o < outer, s < inner of
 //       a[o * a_outer + steps[s].a + i] * b[o * b_outer + steps[s].b + j]        0 <= i < mr, 0 <= j < nr
 //
-//        b (nr wide) ->                     The tile stays in registers for the whole sum. Row i is one value of a,
+//        b (nr wide) ->                     The tile stays in registers for the whole sum. Row i is one value
+//        of a,
 //      +------------------+                 broadcast; the columns are lanes.
 //   a  | c_tile: mr rows  |
-//      | of nv vectors    |                 With accumulate = false the tile is overwritten and may hold NaN before.
-//      +------------------+                 The sum starts from zero and is added to the tile once: blocked summation.
+//      | of nv vectors    |                 With accumulate = false the tile is overwritten and may hold NaN
+//      before.
+//      +------------------+                 The sum starts from zero and is added to the tile once: blocked
+//      summation.
 //
-// Order of the sum: o outermost, then s; it depends on nothing else, so neither mr nor nv changes a bit of the result.
+// Order of the sum: o outermost, then s; it depends on nothing else, so neither mr nor nv changes a bit of
+// the result.
 template <class scalar_t>
 struct TileProblem {
   const scalar_t* a;
@@ -60,7 +64,8 @@ template <class scalar_t>
 struct Kernels {
   int lanes;                      // scalars in a vector
   int max_rows[kMaxVectors + 1];  // [nv] largest mr with that nv; 0: no such kernel
-  double fma_per_cycle;           // vector FMAs (or multiply-add pairs) a core starts in a cycle; for the plan's scores
+  double
+      fma_per_cycle;  // vector FMAs (or multiply-add pairs) a core starts in a cycle; for the plan's scores
   Microkernel<scalar_t> microkernel[kMaxVectors + 1][kMaxRows + 1];  // [nv][mr]
   void (*copy_2d)(const Copy2d&, const scalar_t* src, scalar_t* dst);
 };

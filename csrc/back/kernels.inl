@@ -1,5 +1,6 @@
-// The kernels, written once over Vec and compiled once per ISA: the microkernel and the 2-D copy (contracts in
-// kernels.h). Included by kernels_<isa>.cpp only. What an ISA chooses is its vector width and its tile sizes.
+// The kernels, written once over Vec and compiled once per ISA: the microkernel and the 2-D copy (contracts
+// in kernels.h). Included by kernels_<isa>.cpp only. What an ISA chooses is its vector width and its tile
+// sizes.
 
 #pragma once
 
@@ -32,7 +33,8 @@ __attribute__((noinline)) void microkernel(const TileProblem<scalar_t>& p) {
     a_base += p.a_outer;
     b_base += p.b_outer;
   }
-  scalar_t* const c_tile = p.c_tile;  // copies: a store through c_tile could change p, for all the compiler knows
+  scalar_t* const c_tile =
+      p.c_tile;  // copies: a store through c_tile could change p, for all the compiler knows
   const int64_t c_stride = p.c_stride;
   if (p.accumulate) {
     TCE_UNROLL
@@ -79,7 +81,8 @@ void copy_transposed(const Copy2d& c, const scalar_t* src, scalar_t* dst) {
         for (int i = 0; i < L; ++i) store(d + i * c.dst_row, block[i]);
       } else {
         TCE_UNROLL
-        for (int i = 0; i < L; ++i) block[i] = i < cols ? load_partial(s + i * c.src_col, rows) : Vec<scalar_t>{};
+        for (int i = 0; i < L; ++i)
+          block[i] = i < cols ? load_partial(s + i * c.src_col, rows) : Vec<scalar_t>{};
         transpose<scalar_t>(block);
         TCE_UNROLL
         for (int i = 0; i < L; ++i) {
@@ -90,15 +93,16 @@ void copy_transposed(const Copy2d& c, const scalar_t* src, scalar_t* dst) {
   }
 }
 
-// dst rows are contiguous, src rows have every second element. The last vector is loaded up to its last wanted
-// element only: the one after it may lie outside the tensor.
+// dst rows are contiguous, src rows have every second element. The last vector is loaded up to its last
+// wanted element only: the one after it may lie outside the tensor.
 template <class scalar_t>
 void copy_every_second(const Copy2d& c, const scalar_t* src, scalar_t* dst) {
   constexpr int L = kLanes<scalar_t>;
   constexpr auto lanes = std::make_integer_sequence<int, L>();
   for (int64_t r = 0; r < c.rows; ++r, src += c.src_row, dst += c.dst_row) {
     int64_t j = 0;
-    for (; j + L < c.cols; j += L) store(dst + j, even_lanes(load(src + 2 * j), load(src + 2 * j + L), lanes));
+    for (; j + L < c.cols; j += L)
+      store(dst + j, even_lanes(load(src + 2 * j), load(src + 2 * j + L), lanes));
     const int left = static_cast<int>(c.cols - j), wanted = 2 * left - 1;
     const Vec<scalar_t> low = load_partial(src + 2 * j, wanted < L ? wanted : L);
     const Vec<scalar_t> high = wanted > L ? load_partial(src + 2 * j + L, wanted - L) : Vec<scalar_t>{};
@@ -144,8 +148,10 @@ constexpr Kernels<scalar_t> make_kernels(double fma_per_cycle) {
   constexpr int max_rows[] = {MaxRows...};
   fill_rows<scalar_t, 1>(k, std::make_integer_sequence<int, max_rows[0]>());
   fill_rows<scalar_t, 2>(k, std::make_integer_sequence<int, max_rows[1]>());
-  if constexpr (sizeof...(MaxRows) > 2) fill_rows<scalar_t, 3>(k, std::make_integer_sequence<int, max_rows[2]>());
-  if constexpr (sizeof...(MaxRows) > 3) fill_rows<scalar_t, 4>(k, std::make_integer_sequence<int, max_rows[3]>());
+  if constexpr (sizeof...(MaxRows) > 2)
+    fill_rows<scalar_t, 3>(k, std::make_integer_sequence<int, max_rows[2]>());
+  if constexpr (sizeof...(MaxRows) > 3)
+    fill_rows<scalar_t, 4>(k, std::make_integer_sequence<int, max_rows[3]>());
   return k;
 }
 

@@ -9,13 +9,15 @@
 
 namespace tce {
 const KernelTable* kernels_avx512() {
-  static constexpr KernelTable table = {
-      "avx512", make_kernels<float, 14, 14, 9, 7>(1.0), make_kernels<double, 14, 14, 9, 7>(1.0)};
+  static constexpr KernelTable table = {"avx512", make_kernels<float, 14, 14, 9, 7>(1.0),
+                                        make_kernels<double, 14, 14, 9, 7>(1.0)};
   return &table;
 }
 }  // namespace tce
 #else
 namespace tce {
-const KernelTable* kernels_avx512() { return nullptr; }
+const KernelTable* kernels_avx512() {
+  return nullptr;
+}
 }  // namespace tce
 #endif

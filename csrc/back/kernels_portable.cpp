@@ -1,5 +1,5 @@
-// The build for any CPU: 16-byte vectors, which every 64-bit target has (SSE2, NEON); the compiler lowers them.
-// AArch64 has 32 registers and takes the larger tiles.
+// The build for any CPU: 16-byte vectors, which every 64-bit target has (SSE2, NEON); the compiler lowers
+// them. AArch64 has 32 registers and takes the larger tiles.
 
 #include "kernels.h"
 
@@ -9,11 +9,11 @@
 namespace tce {
 const KernelTable* kernels_portable() {
 #if defined(__aarch64__)
-  static constexpr KernelTable table = {
-      "portable", make_kernels<float, 14, 12, 8, 6>(2.0), make_kernels<double, 14, 12, 8, 6>(2.0)};
+  static constexpr KernelTable table = {"portable", make_kernels<float, 14, 12, 8, 6>(2.0),
+                                        make_kernels<double, 14, 12, 8, 6>(2.0)};
 #else
-  static constexpr KernelTable table = {
-      "portable", make_kernels<float, 12, 6, 4>(1.0), make_kernels<double, 12, 6, 4>(1.0)};
+  static constexpr KernelTable table = {"portable", make_kernels<float, 12, 6, 4>(1.0),
+                                        make_kernels<double, 12, 6, 4>(1.0)};
 #endif
   return &table;
 }

@@ -1,10 +1,10 @@
 // A vector of kVectorBytes bytes, and the few operations that the kernels need.
 //
-// Arithmetic is written with the compiler's vector types (GCC and Clang), so one source serves every ISA; only the
-// partial loads and stores have an intrinsic form, because masks are where the ISAs differ.
+// Arithmetic is written with the compiler's vector types (GCC and Clang), so one source serves every ISA;
+// only the partial loads and stores have an intrinsic form, because masks are where the ISAs differ.
 //
-// Included once by each kernels_<isa>.cpp, which defines TCE_VECTOR_BYTES. Everything is in an anonymous namespace:
-// a weak copy compiled for AVX-512 must never be the one that the linker keeps for all.
+// Included once by each kernels_<isa>.cpp, which defines TCE_VECTOR_BYTES. Everything is in an anonymous
+// namespace: a weak copy compiled for AVX-512 must never be the one that the linker keeps for all.
 
 #pragma once
 
@@ -70,13 +70,25 @@ TCE_INLINE void store_partial(double* p, Vec<double> v, int n) {
 alignas(64) constexpr int32_t kMask32[16] = {-1, -1, -1, -1, -1, -1, -1, -1, 0, 0, 0, 0, 0, 0, 0, 0};
 alignas(64) constexpr int64_t kMask64[8] = {-1, -1, -1, -1, 0, 0, 0, 0};
 
-TCE_INLINE __m256i mask32(int n) { return _mm256_loadu_si256(reinterpret_cast<const __m256i*>(kMask32 + 8 - n)); }
-TCE_INLINE __m256i mask64(int n) { return _mm256_loadu_si256(reinterpret_cast<const __m256i*>(kMask64 + 4 - n)); }
+TCE_INLINE __m256i mask32(int n) {
+  return _mm256_loadu_si256(reinterpret_cast<const __m256i*>(kMask32 + 8 - n));
+}
+TCE_INLINE __m256i mask64(int n) {
+  return _mm256_loadu_si256(reinterpret_cast<const __m256i*>(kMask64 + 4 - n));
+}
 
-TCE_INLINE Vec<float> load_partial(const float* p, int n) { return _mm256_maskload_ps(p, mask32(n)); }
-TCE_INLINE Vec<double> load_partial(const double* p, int n) { return _mm256_maskload_pd(p, mask64(n)); }
-TCE_INLINE void store_partial(float* p, Vec<float> v, int n) { _mm256_maskstore_ps(p, mask32(n), v); }
-TCE_INLINE void store_partial(double* p, Vec<double> v, int n) { _mm256_maskstore_pd(p, mask64(n), v); }
+TCE_INLINE Vec<float> load_partial(const float* p, int n) {
+  return _mm256_maskload_ps(p, mask32(n));
+}
+TCE_INLINE Vec<double> load_partial(const double* p, int n) {
+  return _mm256_maskload_pd(p, mask64(n));
+}
+TCE_INLINE void store_partial(float* p, Vec<float> v, int n) {
+  _mm256_maskstore_ps(p, mask32(n), v);
+}
+TCE_INLINE void store_partial(double* p, Vec<double> v, int n) {
+  _mm256_maskstore_pd(p, mask64(n), v);
+}
 #else
 template <class scalar_t>
 TCE_INLINE Vec<scalar_t> load_partial(const scalar_t* p, int n) {
@@ -106,8 +118,8 @@ TCE_INLINE V even_lanes(V a, V b, std::integer_sequence<int, J...>) {
   return __builtin_shufflevector(a, b, (2 * J)...);
 }
 
-// Transposes a lanes x lanes block in registers: swaps the off-diagonal S x S sub-blocks of each 2S x 2S block,
-// for S = lanes / 2, ..., 2, 1.
+// Transposes a lanes x lanes block in registers: swaps the off-diagonal S x S sub-blocks of each 2S x 2S
+// block, for S = lanes / 2, ..., 2, 1.
 template <class scalar_t, int S = kLanes<scalar_t> / 2>
 TCE_INLINE void transpose(Vec<scalar_t>* row) {
   constexpr int L = kLanes<scalar_t>;

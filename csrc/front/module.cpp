@@ -1,5 +1,5 @@
-// The Python module torch_conv_ext._C: what the core tells about itself. Includes no torch header; importing it loads
-// the operators too (ops.cpp), whose registration runs when the library is loaded.
+// The Python module torch_conv_ext._C: what the core tells about itself. Includes no torch header; importing
+// it loads the operators too (ops.cpp), whose registration runs when the library is loaded.
 
 #include <pybind11/pybind11.h>
 #include <pybind11/stl.h>
@@ -63,25 +63,33 @@ Contraction contraction_named(const std::string& name) {
 // sizes: the fields of ConvGeometry but N, in lower case with underscores.
 ConvGeometry geometry_from(const std::map<std::string, int64_t>& sizes) {
   ConvGeometry g = {};
-  const std::map<std::string, int64_t*> fields = {
-      {"groups", &g.G},           {"ci", &g.Ci},
-      {"co", &g.Co},              {"ih", &g.iH},
-      {"iw", &g.iW},              {"oh", &g.oH},
-      {"ow", &g.oW},              {"kh", &g.kH},
-      {"kw", &g.kW},              {"stride_h", &g.stride_h},
-      {"stride_w", &g.stride_w},  {"padding_h", &g.padding_h},
-      {"padding_w", &g.padding_w}, {"dilation_h", &g.dilation_h},
-      {"dilation_w", &g.dilation_w}};
+  const std::map<std::string, int64_t*> fields = {{"groups", &g.G},
+                                                  {"ci", &g.Ci},
+                                                  {"co", &g.Co},
+                                                  {"ih", &g.iH},
+                                                  {"iw", &g.iW},
+                                                  {"oh", &g.oH},
+                                                  {"ow", &g.oW},
+                                                  {"kh", &g.kH},
+                                                  {"kw", &g.kW},
+                                                  {"stride_h", &g.stride_h},
+                                                  {"stride_w", &g.stride_w},
+                                                  {"padding_h", &g.padding_h},
+                                                  {"padding_w", &g.padding_w},
+                                                  {"dilation_h", &g.dilation_h},
+                                                  {"dilation_w", &g.dilation_w}};
   for (const auto& [name, field] : fields) {
     const auto found = sizes.find(name);
     if (found == sizes.end()) throw std::invalid_argument("plan: given sizes without '" + name + "'");
     *field = found->second;
   }
   for (const auto& [name, value] : sizes) {
-    if (!fields.count(name)) throw std::invalid_argument("plan: given sizes with the unknown key '" + name + "'");
+    if (!fields.count(name))
+      throw std::invalid_argument("plan: given sizes with the unknown key '" + name + "'");
     const bool positive = name == "groups" || name.find("stride") == 0 || name.find("dilation") == 0;
     if (value < (positive ? 1 : 0) && name.find("padding") != 0) {
-      throw std::invalid_argument("plan: given " + name + " = " + std::to_string(value) + ", expected at least " + (positive ? "1" : "0"));
+      throw std::invalid_argument("plan: given " + name + " = " + std::to_string(value) +
+                                  ", expected at least " + (positive ? "1" : "0"));
     }
   }
   return g;
@@ -94,7 +102,8 @@ py::dict plan(const std::string& contraction, const std::string& dtype, const st
   const bool is_float = choice<bool>("dtype", dtype, {{"float32", true}, {"float64", false}});
   // In both layouts the rows of an image follow each other without a gap.
   const bool rows_merge = choice<bool>("layout", layout, {{"nchw", true}, {"channels_last", true}});
-  const Plan p = is_float ? make_plan<float>(which, g, rows_merge, kernel_table()) : make_plan<double>(which, g, rows_merge, kernel_table());
+  const Plan p = is_float ? make_plan<float>(which, g, rows_merge, kernel_table())
+                          : make_plan<double>(which, g, rows_merge, kernel_table());
   py::dict result;
   result["contraction"] = name_of(p.contraction);
   result["algorithm"] = p.algorithm;
@@ -110,7 +119,8 @@ py::dict plan(const std::string& contraction, const std::string& dtype, const st
   result["chunk_cols"] = p.cols;
   result["panels"] = p.panels;
   result["scratch_bytes"] = p.scratch_bytes;
-  result["flops_per_sample"] = 2.0 * static_cast<double>(g.G * g.Ci * g.Co * g.kH * g.kW) * static_cast<double>(g.oH * g.oW);
+  result["flops_per_sample"] =
+      2.0 * static_cast<double>(g.G * g.Ci * g.Co * g.kH * g.kW) * static_cast<double>(g.oH * g.oW);
   result["text"] = describe(p);
   return result;
 }

@@ -1,8 +1,9 @@
-// The operators torch_conv_ext::forward, grad_input and grad_weight: checks, the result tensor, the dtype; then the
-// middle computes.
+// The operators torch_conv_ext::forward, grad_input and grad_weight: checks, the result tensor, the dtype;
+// then the middle computes.
 //
-// The checks here protect memory. Messages in torch's own wording are made in Python (_args.py), before an operator
-// is called. Schemas: sizes are free (geometry.h), so each operator is told the spatial size of its result.
+// The checks here protect memory. Messages in torch's own wording are made in Python (_args.py), before an
+// operator is called. Schemas: sizes are free (geometry.h), so each operator is told the spatial size of its
+// result.
 
 #include <limits>
 
@@ -18,16 +19,19 @@ namespace {
 using Sizes = std::vector<int64_t>;
 
 void check_tensor(const char* op, const char* name, const Tensor& t, int64_t dim) {
-  if (t.dim() != dim) fail(op, ": given ", name, " of shape ", shape_text(t), ", expected ", dim, " dimensions");
+  if (t.dim() != dim)
+    fail(op, ": given ", name, " of shape ", shape_text(t), ", expected ", dim, " dimensions");
   if (!t.is_cpu()) fail(op, ": given ", name, " on another device, expected a CPU tensor");
   const ScalarType dtype = t.scalar_type();
-  if (dtype != ScalarType::Float && dtype != ScalarType::Double) fail(op, ": given ", name, " of a dtype without a kernel, expected float32 or float64");
+  if (dtype != ScalarType::Float && dtype != ScalarType::Double)
+    fail(op, ": given ", name, " of a dtype without a kernel, expected float32 or float64");
 }
 
 void check_pair(const char* op, const char* name, const Sizes& pair, int64_t minimum) {
   if (pair.size() != 2) fail(op, ": given ", name, " of ", pair.size(), " elements, expected 2");
   for (const int64_t value : pair) {
-    if (value < minimum) fail(op, ": given ", name, " [", pair[0], ", ", pair[1], "], expected at least ", minimum);
+    if (value < minimum)
+      fail(op, ": given ", name, " [", pair[0], ", ", pair[1], "], expected at least ", minimum);
   }
 }
 
@@ -46,7 +50,8 @@ void check_arguments(const Arguments& a, const char* size_name, const Sizes& siz
 }
 
 void check_channels(const Arguments& a, const char* name, const Tensor& t, int64_t channels) {
-  if (t.size(1) != channels) fail(a.op, ": given ", name, " of shape ", shape_text(t), ", expected ", channels, " channels");
+  if (t.size(1) != channels)
+    fail(a.op, ": given ", name, " of shape ", shape_text(t), ", expected ", channels, " channels");
 }
 
 void check_dtypes(const char* op, const Tensor& a, const Tensor& b, const std::optional<Tensor>& bias) {
@@ -58,15 +63,19 @@ void check_dtypes(const char* op, const Tensor& a, const Tensor& b, const std::o
 void check_bias(const char* op, const std::optional<Tensor>& bias, int64_t channels) {
   if (!bias) return;
   check_tensor(op, "bias", *bias, 1);
-  if (bias->size(0) != channels) fail(op, ": given bias of shape ", shape_text(*bias), ", expected [", channels, "]");
+  if (bias->size(0) != channels)
+    fail(op, ": given bias of shape ", shape_text(*bias), ", expected [", channels, "]");
 }
 
-ConvGeometry make_geometry(const Arguments& a, const Sizes& i, const Sizes& o, const Sizes& k, int64_t n, int64_t ci, int64_t co) {
-  return {n,    a.groups, ci, co, i[0], i[1], o[0], o[1], k[0], k[1], a.stride[0], a.stride[1], a.padding[0], a.padding[1],
-          a.dilation[0], a.dilation[1]};
+ConvGeometry make_geometry(const Arguments& a, const Sizes& i, const Sizes& o, const Sizes& k, int64_t n,
+                           int64_t ci, int64_t co) {
+  return {n,    a.groups, ci,          co,          i[0],         i[1],         o[0],          o[1],
+          k[0], k[1],     a.stride[0], a.stride[1], a.padding[0], a.padding[1], a.dilation[0], a.dilation[1]};
 }
 
-Sizes spatial(const Tensor& t) { return {t.size(2), t.size(3)}; }
+Sizes spatial(const Tensor& t) {
+  return {t.size(2), t.size(3)};
+}
 
 template <class scalar_t>
 void poison_result(const TensorView<scalar_t>& view, int64_t count) {
@@ -105,50 +114,62 @@ Tensor compute(Contraction contraction, const ConvGeometry& geometry, const Tens
 
 // Y (N, G*Co, oH, oW) from X (N, G*Ci, iH, iW) and W (G*Co, Ci, kH, kW)
 template <bool Reference>
-Tensor forward_op(const Tensor x, const Tensor w, const std::optional<Tensor> bias, const Sizes output_size, const Sizes stride,
-                  const Sizes padding, const Sizes dilation, int64_t groups) {
+Tensor forward_op(const Tensor x, const Tensor w, const std::optional<Tensor> bias, const Sizes output_size,
+                  const Sizes stride, const Sizes padding, const Sizes dilation, int64_t groups) {
   const Arguments a{"forward", stride, padding, dilation, groups};
   check_tensor(a.op, "x", x, 4);
   check_tensor(a.op, "w", w, 4);
   check_arguments(a, "output_size", output_size);
   check_dtypes(a.op, x, w, bias);
   check_channels(a, "x", x, groups * w.size(1));
-  if (w.size(0) % groups != 0) fail(a.op, ": given w of shape ", shape_text(w), ", expected a multiple of groups ", groups, " at dimension 0");
+  if (w.size(0) % groups != 0)
+    fail(a.op, ": given w of shape ", shape_text(w), ", expected a multiple of groups ", groups,
+         " at dimension 0");
   check_bias(a.op, bias, w.size(0));
-  const ConvGeometry g = make_geometry(a, spatial(x), output_size, spatial(w), x.size(0), w.size(1), w.size(0) / groups);
+  const ConvGeometry g =
+      make_geometry(a, spatial(x), output_size, spatial(w), x.size(0), w.size(1), w.size(0) / groups);
   return compute<Reference>(Contraction::kForward, g, x, w, bias, {g.N, w.size(0), g.oH, g.oW});
 }
 
 // dX (N, G*Ci, iH, iW) from dY (N, G*Co, oH, oW) and W (G*Co, Ci, kH, kW); bias (G*Ci)
 template <bool Reference>
-Tensor grad_input_op(const Tensor dy, const Tensor w, const std::optional<Tensor> bias, const Sizes input_size, const Sizes stride,
-                     const Sizes padding, const Sizes dilation, int64_t groups) {
+Tensor grad_input_op(const Tensor dy, const Tensor w, const std::optional<Tensor> bias,
+                     const Sizes input_size, const Sizes stride, const Sizes padding, const Sizes dilation,
+                     int64_t groups) {
   const Arguments a{"grad_input", stride, padding, dilation, groups};
   check_tensor(a.op, "dy", dy, 4);
   check_tensor(a.op, "w", w, 4);
   check_arguments(a, "input_size", input_size);
   check_dtypes(a.op, dy, w, bias);
   check_channels(a, "dy", dy, w.size(0));
-  if (w.size(0) % groups != 0) fail(a.op, ": given w of shape ", shape_text(w), ", expected a multiple of groups ", groups, " at dimension 0");
+  if (w.size(0) % groups != 0)
+    fail(a.op, ": given w of shape ", shape_text(w), ", expected a multiple of groups ", groups,
+         " at dimension 0");
   check_bias(a.op, bias, groups * w.size(1));
-  const ConvGeometry g = make_geometry(a, input_size, spatial(dy), spatial(w), dy.size(0), w.size(1), w.size(0) / groups);
+  const ConvGeometry g =
+      make_geometry(a, input_size, spatial(dy), spatial(w), dy.size(0), w.size(1), w.size(0) / groups);
   return compute<Reference>(Contraction::kGradInput, g, dy, w, bias, {g.N, groups * g.Ci, g.iH, g.iW});
 }
 
 // dW (G*Co, Ci, kH, kW) from X (N, G*Ci, iH, iW) and dY (N, G*Co, oH, oW)
 template <bool Reference>
-Tensor grad_weight_op(const Tensor x, const Tensor dy, const Sizes kernel_size, const Sizes stride, const Sizes padding,
-                      const Sizes dilation, int64_t groups) {
+Tensor grad_weight_op(const Tensor x, const Tensor dy, const Sizes kernel_size, const Sizes stride,
+                      const Sizes padding, const Sizes dilation, int64_t groups) {
   const Arguments a{"grad_weight", stride, padding, dilation, groups};
   check_tensor(a.op, "x", x, 4);
   check_tensor(a.op, "dy", dy, 4);
   check_arguments(a, "kernel_size", kernel_size);
   check_dtypes(a.op, x, dy, std::nullopt);
-  if (x.size(0) != dy.size(0)) fail(a.op, ": given x of shape ", shape_text(x), " and dy of shape ", shape_text(dy), ", expected one batch size");
+  if (x.size(0) != dy.size(0))
+    fail(a.op, ": given x of shape ", shape_text(x), " and dy of shape ", shape_text(dy),
+         ", expected one batch size");
   for (const Tensor* t : {&x, &dy}) {
-    if (t->size(1) % groups != 0) fail(a.op, ": given a tensor of shape ", shape_text(*t), ", expected a multiple of groups ", groups, " at dimension 1");
+    if (t->size(1) % groups != 0)
+      fail(a.op, ": given a tensor of shape ", shape_text(*t), ", expected a multiple of groups ", groups,
+           " at dimension 1");
   }
-  const ConvGeometry g = make_geometry(a, spatial(x), spatial(dy), kernel_size, x.size(0), x.size(1) / groups, dy.size(1) / groups);
+  const ConvGeometry g = make_geometry(a, spatial(x), spatial(dy), kernel_size, x.size(0), x.size(1) / groups,
+                                       dy.size(1) / groups);
   return compute<Reference>(Contraction::kGradWeight, g, x, dy, std::nullopt, {dy.size(1), g.Ci, g.kH, g.kW});
 }
 
@@ -156,15 +177,20 @@ Tensor grad_weight_op(const Tensor x, const Tensor dy, const Sizes kernel_size, 
 
 }  // namespace tce
 
-// Registered while the module loads. Sizes are SymInt, so that tracing keeps them symbolic; the kernels get numbers.
+// Registered while the module loads. Sizes are SymInt, so that tracing keeps them symbolic; the kernels get
+// numbers.
 STABLE_TORCH_LIBRARY(torch_conv_ext, m) {
-#define TCE_GEOMETRY_ARGUMENTS "SymInt[2] stride, SymInt[2] padding, SymInt[2] dilation, SymInt groups) -> Tensor"
+#define TCE_GEOMETRY_ARGUMENTS \
+  "SymInt[2] stride, SymInt[2] padding, SymInt[2] dilation, SymInt groups) -> Tensor"
   m.def("forward(Tensor x, Tensor w, Tensor? bias, SymInt[2] output_size, " TCE_GEOMETRY_ARGUMENTS);
   m.def("grad_input(Tensor dy, Tensor w, Tensor? bias, SymInt[2] input_size, " TCE_GEOMETRY_ARGUMENTS);
   m.def("grad_weight(Tensor x, Tensor dy, SymInt[2] kernel_size, " TCE_GEOMETRY_ARGUMENTS);
   // The definitions in loops, for the tests.
-  m.def("_reference_forward(Tensor x, Tensor w, Tensor? bias, SymInt[2] output_size, " TCE_GEOMETRY_ARGUMENTS);
-  m.def("_reference_grad_input(Tensor dy, Tensor w, Tensor? bias, SymInt[2] input_size, " TCE_GEOMETRY_ARGUMENTS);
+  m.def(
+      "_reference_forward(Tensor x, Tensor w, Tensor? bias, SymInt[2] output_size, " TCE_GEOMETRY_ARGUMENTS);
+  m.def(
+      "_reference_grad_input(Tensor dy, Tensor w, Tensor? bias, SymInt[2] "
+      "input_size, " TCE_GEOMETRY_ARGUMENTS);
   m.def("_reference_grad_weight(Tensor x, Tensor dy, SymInt[2] kernel_size, " TCE_GEOMETRY_ARGUMENTS);
 #undef TCE_GEOMETRY_ARGUMENTS
 }

@@ -1,4 +1,5 @@
-// The few things that the core needs of a torch tensor, through the stable ABI: one binary serves every torch >= 2.10.
+// The few things that the core needs of a torch tensor, through the stable ABI: one binary serves every torch
+// >= 2.10.
 
 #pragma once
 
@@ -39,8 +40,8 @@ inline std::string shape_text(const Tensor& t) {
   return text + "]";
 }
 
-// What at::Tensor::suggest_memory_format calls channels last: strides that grow in the order C, W, H, N, where a
-// dimension of size 1 cannot decide.
+// What at::Tensor::suggest_memory_format calls channels last: strides that grow in the order C, W, H, N,
+// where a dimension of size 1 cannot decide.
 inline bool suggests_channels_last(const Tensor& t) {
   int64_t low = 0;
   for (const int d : {1, 3, 2, 0}) {
@@ -55,14 +56,13 @@ inline bool suggests_channels_last(const Tensor& t) {
 
 // A new CPU tensor of these sizes (NCHW order), contiguous or channels last, uninitialised.
 inline Tensor empty(const int64_t (&size)[4], bool channels_last, ScalarType dtype) {
-  // As torch computes strides: a dimension of size 0 counts as 1.
-  const auto at_least_1 = [&](int d) { return size[d] > 1 ? size[d] : 1; };
   int64_t stride[4];
   int64_t next = 1;
   const int nchw[] = {3, 2, 1, 0}, nhwc[] = {1, 3, 2, 0};
   for (const int d : channels_last ? nhwc : nchw) {
     stride[d] = next;
-    next *= at_least_1(d);
+    // As torch does: a size of 0 counts as 1 in the contiguous format, and as 0 in channels last.
+    next *= size[d] == 0 && !channels_last ? 1 : size[d];
   }
   AtenTensorHandle handle;
   STABLE_TORCH_ERROR_CODE_CHECK(aoti_torch_empty_strided(
@@ -73,7 +73,8 @@ inline Tensor empty(const int64_t (&size)[4], bool channels_last, ScalarType dty
 
 template <class scalar_t>
 TensorView<const scalar_t> view(const Tensor& t) {
-  return {static_cast<const scalar_t*>(t.const_data_ptr()), {t.stride(0), t.stride(1), t.stride(2), t.stride(3)}};
+  return {static_cast<const scalar_t*>(t.const_data_ptr()),
+          {t.stride(0), t.stride(1), t.stride(2), t.stride(3)}};
 }
 template <class scalar_t>
 TensorView<scalar_t> mutable_view(const Tensor& t) {

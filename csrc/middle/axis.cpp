@@ -8,7 +8,8 @@
 
 namespace tce {
 
-Axis forward_axis(int64_t o_size, int64_t i_size, KRange k, int64_t stride, int64_t padding, int64_t dilation) {
+Axis forward_axis(int64_t o_size, int64_t i_size, KRange k, int64_t stride, int64_t padding,
+                  int64_t dilation) {
   Axis axis{o_size, i_size, 1, stride, {}};
   Phase phase{o_size, {}};
   for (int64_t kk = k.begin; kk < k.end; ++kk) phase.taps.push_back({kk, kk * dilation - padding});
@@ -16,10 +17,12 @@ Axis forward_axis(int64_t o_size, int64_t i_size, KRange k, int64_t stride, int6
   return axis;
 }
 
-// ih = oh * stride - padding + kh * dilation, solved for oh: with ih = first + j * stride, residue = (first + padding)
-// mod stride and base = (first + padding - residue) / stride,
-//     oh = j + base + (residue - kh * dilation) / stride        for kh with kh * dilation = residue (mod stride).
-Axis grad_input_axis(int64_t i_size, int64_t o_size, KRange k, int64_t stride, int64_t padding, int64_t dilation) {
+// ih = oh * stride - padding + kh * dilation, solved for oh: with ih = first + j * stride, residue = (first +
+// padding) mod stride and base = (first + padding - residue) / stride,
+//     oh = j + base + (residue - kh * dilation) / stride        for kh with kh * dilation = residue (mod
+//     stride).
+Axis grad_input_axis(int64_t i_size, int64_t o_size, KRange k, int64_t stride, int64_t padding,
+                     int64_t dilation) {
   Axis axis{i_size, o_size, stride, 1, {}};
   for (int64_t first = 0; first < std::min(stride, i_size); ++first) {
     const int64_t residue = floor_mod(first + padding, stride);

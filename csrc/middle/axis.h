@@ -3,10 +3,11 @@
 // forward and grad_input are the same computation along an axis, seen from different sides:
 //
 //   forward      out = oh                        source ih = oh * stride + (kh * dilation - padding)
-//   grad_input   out = ih = phase + j * stride   source oh = j + const(phase, kh)       for the kh of that residue
+//   grad_input   out = ih = phase + j * stride   source oh = j + const(phase, kh)       for the kh of that
+//   residue
 //
-// A strided grad_input thus splits by residue into dense stride-1 problems (phases), here, once; no modulo is left
-// for the loops. forward is the case of one phase.
+// A strided grad_input thus splits by residue into dense stride-1 problems (phases), here, once; no modulo is
+// left for the loops. forward is the case of one phase.
 
 #pragma once
 
@@ -38,7 +39,9 @@ struct KRange {
 };
 
 // The part of the axis whose kernel elements lie in k.
-Axis forward_axis(int64_t o_size, int64_t i_size, KRange k, int64_t stride, int64_t padding, int64_t dilation);
-Axis grad_input_axis(int64_t i_size, int64_t o_size, KRange k, int64_t stride, int64_t padding, int64_t dilation);
+Axis forward_axis(int64_t o_size, int64_t i_size, KRange k, int64_t stride, int64_t padding,
+                  int64_t dilation);
+Axis grad_input_axis(int64_t i_size, int64_t o_size, KRange k, int64_t stride, int64_t padding,
+                     int64_t dilation);
 
 }  // namespace tce

@@ -1,12 +1,12 @@
 // The three contractions of the trilinear form T (geometry.h), and their definition in loops.
 //
 //   forward      Y[n, co, oh, ow]    = bias[co] + dT / d dY
-//   grad_input   dX[n, ci, ih, iw]   = bias[ci] + dT / dX      conv2d's input gradient, and conv_transpose2d itself
-//   grad_weight  dW[co, ci, kh, kw]  = dT / dW
+//   grad_input   dX[n, ci, ih, iw]   = bias[ci] + dT / dX      conv2d's input gradient, and conv_transpose2d
+//   itself grad_weight  dW[co, ci, kh, kw]  = dT / dW
 //
-// Results are overwritten (they may hold NaN before) and are bitwise the same for any number of threads; a sample's
-// Y and dX are the same bits alone or in a batch (plan.h, NOTE [Same bits]). bias may be null. Inputs may have any
-// strides; results may have any strides that do not overlap.
+// Results are overwritten (they may hold NaN before) and are bitwise the same for any number of threads; a
+// sample's Y and dX are the same bits alone or in a batch (plan.h, NOTE [Same bits]). bias may be null.
+// Inputs may have any strides; results may have any strides that do not overlap.
 
 #pragma once
 
@@ -18,16 +18,16 @@ namespace tce {
 
 template <class scalar_t>
 struct Operands {
-  TensorView<const scalar_t> a;       // X (N, G*Ci, iH, iW);  grad_input: dY (N, G*Co, oH, oW)
-  TensorView<const scalar_t> b;       // W (G*Co, Ci, kH, kW); grad_weight: dY
-  const scalar_t* bias;               // (channels of the result) or null; grad_weight: null
-  TensorView<scalar_t> result;        // Y; dX; dW
+  TensorView<const scalar_t> a;  // X (N, G*Ci, iH, iW);  grad_input: dY (N, G*Co, oH, oW)
+  TensorView<const scalar_t> b;  // W (G*Co, Ci, kH, kW); grad_weight: dY
+  const scalar_t* bias;          // (channels of the result) or null; grad_weight: null
+  TensorView<scalar_t> result;   // Y; dX; dW
 };
 
 // Runs the contraction with the kernels of `table`, on up to `threads` threads.
 template <class scalar_t>
-void run(Contraction contraction, const ConvGeometry& geometry, const Operands<scalar_t>& operands, const KernelTable& table,
-         int threads);
+void run(Contraction contraction, const ConvGeometry& geometry, const Operands<scalar_t>& operands,
+         const KernelTable& table, int threads);
 
 // The definition: loops over every term, a double accumulator, nothing else. Never optimised; for tests.
 template <class scalar_t>

@@ -1,5 +1,5 @@
-// The direct correlation: lanes are result channels, a tile's rows are neighbouring result pixels whose sources are
-// broadcast from packed rows. No im2col: a tap is an offset into the packed rows.
+// The direct correlation: lanes are result channels, a tile's rows are neighbouring result pixels whose
+// sources are broadcast from packed rows. No im2col: a tap is an offset into the packed rows.
 //
 // Loops, outermost first, with what each holds:
 //
@@ -8,8 +8,9 @@
 //       channel block (c_block)          source rows of the chunk packed: [slot][c][width]          L2
 //         panel (nv * lanes channels)    weights packed: [c][kh][kw][lanes]                          L2
 //           row, column phase            steps: offsets of the taps that exist
-//             tile (mr pixels)           microkernel: sum over c and taps                            registers, L1
-//           after the last block: the row of tiles goes to its tensor, transposed where its layout asks for it
+//             tile (mr pixels)           microkernel: sum over c and taps registers, L1
+//           after the last block: the row of tiles goes to its tensor, transposed where its layout asks for
+//           it
 //
 // Between K blocks the tiles stay in scratch: [panel][row][column][lanes]. Bias is their initial value.
 
@@ -57,13 +58,20 @@ class Worker {
  public:
   Worker(const Correlation<scalar_t>& c, const Plan& plan, const Kernels<scalar_t>& kernels,
          const std::vector<KernelBlock>& blocks, const Item& item)
-      : c_(c), plan_(plan), kernels_(kernels), blocks_(blocks), item_(item), scratch_(plan.scratch_bytes),
-        lanes_(plan.panel_lanes()), cols_(item.col_last - item.col_first) {
+      : c_(c),
+        plan_(plan),
+        kernels_(kernels),
+        blocks_(blocks),
+        item_(item),
+        scratch_(plan.scratch_bytes),
+        lanes_(plan.panel_lanes()),
+        cols_(item.col_last - item.col_first) {
     source_ = scratch_.take<scalar_t>(plan.source_bytes / static_cast<int64_t>(sizeof(scalar_t)));
     weight_ = scratch_.take<scalar_t>(plan.weight_bytes / static_cast<int64_t>(sizeof(scalar_t)));
     tiles_ = scratch_.take<scalar_t>(plan.tile_bytes / static_cast<int64_t>(sizeof(scalar_t)));
     size_t steps = 0;
-    for (const KernelBlock& block : blocks) steps = std::max(steps, max_taps(block.rows) * max_taps(block.cols));
+    for (const KernelBlock& block : blocks)
+      steps = std::max(steps, max_taps(block.rows) * max_taps(block.cols));
     steps_ = scratch_.take<KStep>(static_cast<int64_t>(steps));
     // One K block: nothing to keep, every row of tiles is built and stored in the same place.
     const int64_t channel_blocks = std::max<int64_t>(1, ceil_div(c.C, plan.c_block));
@@ -98,8 +106,8 @@ class Worker {
   }
 
   // All tiles of one panel for one K block.
-  void run_panel(const KernelBlock& block, const RowSlots& rows, const ColumnRuns& columns, int64_t panel, int64_t c0,
-                 int64_t channels, bool first, bool last) {
+  void run_panel(const KernelBlock& block, const RowSlots& rows, const ColumnRuns& columns, int64_t panel,
+                 int64_t c0, int64_t channels, bool first, bool last) {
     const int64_t o0 = panel * lanes_, valid = std::min(lanes_, c_.O - o0);
     // The last panel of a group may need fewer vectors.
     const int nv = static_cast<int>(ceil_div(valid, kernels_.lanes));
@@ -108,7 +116,9 @@ class Worker {
     pack_weight(kernels_, w, valid, nv * kernels_.lanes, channels, block.kh, block.kw, weight_);
 
     for (int64_t row = item_.row_first; row < item_.row_last; ++row) {
-      const int64_t kept = keep_tiles_ ? (panel - item_.panel_first) * (item_.row_last - item_.row_first) + row - item_.row_first : 0;
+      const int64_t kept = keep_tiles_ ? (panel - item_.panel_first) * (item_.row_last - item_.row_first) +
+                                             row - item_.row_first
+                                       : 0;
       scalar_t* tiles = tiles_ + kept * cols_ * lanes_;
       if (first && c_.bias) start_with_bias(tiles, c_.bias + item_.g * c_.O + o0, valid, nv * kernels_.lanes);
       for (size_t phase = 0; phase < block.cols.phases.size(); ++phase) {
@@ -119,14 +129,15 @@ class Worker {
   }
 
   // The tiles of one row and one column phase.
-  void run_phase(const KernelBlock& block, const RowSlots& rows, const ColumnRuns& columns, int64_t row, size_t phase, int nv,
-                 int64_t channels, bool accumulate, scalar_t* tiles) {
+  void run_phase(const KernelBlock& block, const RowSlots& rows, const ColumnRuns& columns, int64_t row,
+                 size_t phase, int nv, int64_t channels, bool accumulate, scalar_t* tiles) {
     const Axis& axis = block.cols;
     const KRange j = phase_range(static_cast<int64_t>(phase), axis.out_step, item_.col_first, item_.col_last);
     const int64_t count = j.end - j.begin;
     if (count <= 0) return;
     const int64_t panel = nv * kernels_.lanes, nw = block.kw.end - block.kw.begin;
-    const std::vector<Tap>& row_taps = block.rows.phases[(row % block.rows.out_size) % block.rows.out_step].taps;
+    const std::vector<Tap>& row_taps =
+        block.rows.phases[(row % block.rows.out_size) % block.rows.out_step].taps;
     const std::vector<Tap>& col_taps = axis.phases[phase].taps;
     KStep* step = steps_;
     for (size_t t = 0; t < row_taps.size(); ++t) {
@@ -134,7 +145,8 @@ class Worker {
       if (slot < 0) continue;
       for (size_t u = 0; u < col_taps.size(); ++u) {
         step->a = static_cast<int32_t>(slot * channels * columns.width + columns.start[phase][u] + j.begin);
-        step->b = static_cast<int32_t>(((row_taps[t].k - block.kh.begin) * nw + col_taps[u].k - block.kw.begin) * panel);
+        step->b = static_cast<int32_t>(
+            ((row_taps[t].k - block.kh.begin) * nw + col_taps[u].k - block.kw.begin) * panel);
         ++step;
       }
     }
@@ -168,7 +180,8 @@ class Worker {
   void store_row(const scalar_t* tiles, int64_t row, int64_t o0, int64_t valid) {
     const auto [sn, sc, sh, sw] = c_.out.stride;
     const int64_t out_h = blocks_.front().rows.out_size;
-    scalar_t* out = c_.out.data + row / out_h * sn + (item_.g * c_.O + o0) * sc + row % out_h * sh + item_.col_first * sw;
+    scalar_t* out =
+        c_.out.data + row / out_h * sn + (item_.g * c_.O + o0) * sc + row % out_h * sh + item_.col_first * sw;
     kernels_.copy_2d({valid, cols_, 1, lanes_, sc, sw}, tiles, out);
   }
 
@@ -188,17 +201,19 @@ class Worker {
 }  // namespace
 
 template <class scalar_t>
-void correlate(const Correlation<scalar_t>& c, const Plan& plan, const Kernels<scalar_t>& kernels, int threads) {
+void correlate(const Correlation<scalar_t>& c, const Plan& plan, const Kernels<scalar_t>& kernels,
+               int threads) {
   const std::vector<KernelBlock> blocks = make_blocks(c, plan);
   const Axis &rows = blocks.front().rows, &cols = blocks.front().cols;
   const int64_t total_rows = c.N * rows.out_size;
-  const CorrelationCut cut =
-      cut_correlation(plan, {c.G, total_rows, cols.out_size, panel_count(plan, c.O)}, c.C, c.kH * c.kW, rows.out_step * cols.out_step, threads);
+  const CorrelationCut cut = cut_correlation(plan, {c.G, total_rows, cols.out_size, panel_count(plan, c.O)},
+                                             c.C, c.kH * c.kW, rows.out_step * cols.out_step, threads);
   const int64_t row_parts = ceil_div(total_rows, cut.rows), col_parts = ceil_div(cols.out_size, plan.cols);
   const int64_t panels = panel_count(plan, c.O), panel_parts = ceil_div(panels, cut.panels);
   parallel_for(c.G * row_parts * col_parts * panel_parts, threads, [&](int64_t i) {
     Item item;
-    const int64_t p = i % panel_parts, w = i / panel_parts % col_parts, r = i / panel_parts / col_parts % row_parts;
+    const int64_t p = i % panel_parts, w = i / panel_parts % col_parts,
+                  r = i / panel_parts / col_parts % row_parts;
     item.g = i / panel_parts / col_parts / row_parts;
     item.row_first = part_start(total_rows, row_parts, r);
     item.row_last = part_start(total_rows, row_parts, r + 1);

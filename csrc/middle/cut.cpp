@@ -8,13 +8,15 @@ namespace tce {
 
 namespace {
 
-// Costs in vector FMAs. Packing an element takes a load, a store and its share of a transpose (measured: 0.3 to 0.6
-// cycles of an AVX-512 core, for either operand).
+// Costs in vector FMAs. Packing an element takes a load, a store and its share of a transpose (measured: 0.3
+// to 0.6 cycles of an AVX-512 core, for either operand).
 constexpr double kPackElement = 0.5;
 // What an item costs however small it is: tables, scratch, its turn in the queue (about a microsecond).
 constexpr double kItem = 2000;
 
-double rounds(int64_t items, int threads) { return static_cast<double>(ceil_div(items, threads)); }
+double rounds(int64_t items, int threads) {
+  return static_cast<double>(ceil_div(items, threads));
+}
 
 // Calls try_part for size, size / 2, size / 4, ... down to 1, and for an even share of the total.
 template <class F>
@@ -31,8 +33,8 @@ void each_part(int64_t largest, int64_t total, int threads, F&& try_part) {
 
 }  // namespace
 
-CorrelationCut cut_correlation(const Plan& plan, const CorrelationSize& size, int64_t channels, int64_t taps, int64_t phases,
-                               int threads) {
+CorrelationCut cut_correlation(const Plan& plan, const CorrelationSize& size, int64_t channels, int64_t taps,
+                               int64_t phases, int threads) {
   CorrelationCut best{plan.rows, plan.panels};
   if (threads <= 1 || size.rows == 0 || size.panels == 0) return best;
   double best_time = 0;
@@ -40,7 +42,8 @@ CorrelationCut cut_correlation(const Plan& plan, const CorrelationSize& size, in
   const double terms = static_cast<double>(channels * taps) / static_cast<double>(phases);
   each_part(std::min(plan.rows, size.rows), size.rows, threads, [&](int64_t rows) {
     each_part(std::min(plan.panels, size.panels), size.panels, threads, [&](int64_t panels) {
-      const int64_t items = size.groups * ceil_div(size.rows, rows) * col_parts * ceil_div(size.panels, panels);
+      const int64_t items =
+          size.groups * ceil_div(size.rows, rows) * col_parts * ceil_div(size.panels, panels);
       const double pixels = static_cast<double>(rows * plan.cols);
       const double sum = pixels * static_cast<double>(panels * plan.nv) * terms;
       // The source of a chunk: its pixels, and the rows above and below that its neighbours pack too.
@@ -67,8 +70,8 @@ WeightCut cut_grad_weight(const Plan& plan, int64_t pixels, int threads) {
   each_part(std::min(plan.panels, panels_total), panels_total, threads, [&](int64_t panels) {
     each_part(plan.c_block, g.Ci, threads, [&](int64_t channels) {
       each_part(plan.kh_block, g.kH, threads, [&](int64_t kh) {
-        const int64_t items = g.G * ceil_div(panels_total, panels) * ceil_div(g.Ci, channels) * ceil_div(g.kH, kh) *
-                              ceil_div(g.kW, plan.kw_block);
+        const int64_t items = g.G * ceil_div(panels_total, panels) * ceil_div(g.Ci, channels) *
+                              ceil_div(g.kH, kh) * ceil_div(g.kW, plan.kw_block);
         const double tile_rows = static_cast<double>(channels * kh * plan.kw_block);
         const double sum = px * tile_rows * static_cast<double>(panels * plan.nv);
         const double source = px * static_cast<double>(channels * std::min(kh, g.stride_h)) * kPackElement;

@@ -1,6 +1,6 @@
-// How the work of one call is cut into items for threads. Unlike the plan, a cut may look at the batch and at the
-// number of threads: it decides who computes an element and when, never in which order its terms are summed
-// (plan.h, NOTE [Same bits]).
+// How the work of one call is cut into items for threads. Unlike the plan, a cut may look at the batch and at
+// the number of threads: it decides who computes an element and when, never in which order its terms are
+// summed (plan.h, NOTE [Same bits]).
 
 #pragma once
 
@@ -16,9 +16,10 @@ struct CorrelationSize {
 struct CorrelationCut {
   int64_t rows, panels;  // of an item, at most; never more than the plan's, whose scratch they use
 };
-// summed channels, kernel elements; `phases`: the kernel's elements are shared out over so many kinds of pixels.
-CorrelationCut cut_correlation(const Plan& plan, const CorrelationSize& size, int64_t channels, int64_t taps, int64_t phases,
-                               int threads);
+// summed channels, kernel elements; `phases`: the kernel's elements are shared out over so many kinds of
+// pixels.
+CorrelationCut cut_correlation(const Plan& plan, const CorrelationSize& size, int64_t channels, int64_t taps,
+                               int64_t phases, int threads);
 
 struct WeightCut {
   int64_t panels, channels, kh;  // of an item, at most; never more than the plan's

@@ -1,5 +1,6 @@
 // forward: Y[n, co, oh, ow] = bias[co] + sum over ci, kh, kw of
-//              W[co, ci, kh, kw] * X[n, ci, oh*stride_h - padding_h + kh*dilation_h, ow*stride_w - padding_w + kw*dilation_w]
+//              W[co, ci, kh, kw] * X[n, ci, oh*stride_h - padding_h + kh*dilation_h, ow*stride_w - padding_w
+//              + kw*dilation_w]
 //
 // A correlation over X with one phase per axis. Groups are the correlation's; the loops are in correlate.cpp.
 
@@ -9,7 +10,8 @@
 namespace tce {
 
 template <class scalar_t>
-void forward(const Plan& plan, const ConvGeometry& g, const Operands<scalar_t>& t, const Kernels<scalar_t>& kernels, int threads) {
+void forward(const Plan& plan, const ConvGeometry& g, const Operands<scalar_t>& t,
+             const Kernels<scalar_t>& kernels, int threads) {
   Correlation<scalar_t> c = {};
   c.N = g.N, c.G = g.G, c.C = g.Ci, c.O = g.Co, c.kH = g.kH, c.kW = g.kW;
   c.source = t.a, c.source_w = g.iW, c.out = t.result, c.bias = t.bias;
@@ -20,7 +22,9 @@ void forward(const Plan& plan, const ConvGeometry& g, const Operands<scalar_t>& 
   correlate(c, plan, kernels, threads);
 }
 
-template void forward<float>(const Plan&, const ConvGeometry&, const Operands<float>&, const Kernels<float>&, int);
-template void forward<double>(const Plan&, const ConvGeometry&, const Operands<double>&, const Kernels<double>&, int);
+template void forward<float>(const Plan&, const ConvGeometry&, const Operands<float>&, const Kernels<float>&,
+                             int);
+template void forward<double>(const Plan&, const ConvGeometry&, const Operands<double>&,
+                              const Kernels<double>&, int);
 
 }  // namespace tce

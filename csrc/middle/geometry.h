@@ -25,18 +25,27 @@ struct ConvGeometry {
   int64_t dilation_h, dilation_w;
 };
 
-// A 4-D tensor as it lies in memory; strides in elements, in the order (N, C, H, W), or (Co, Ci, kH, kW) of a weight.
+// A 4-D tensor as it lies in memory; strides in elements, in the order (N, C, H, W), or (Co, Ci, kH, kW) of a
+// weight.
 template <class scalar_t>
 struct TensorView {
   scalar_t* data;
   int64_t stride[4];
 };
 
-inline int64_t floor_div(int64_t a, int64_t b) { return a >= 0 ? a / b : -((-a + b - 1) / b); }
-inline int64_t floor_mod(int64_t a, int64_t b) { return a - floor_div(a, b) * b; }
-inline int64_t ceil_div(int64_t a, int64_t b) { return -floor_div(-a, b); }
+inline int64_t floor_div(int64_t a, int64_t b) {
+  return a >= 0 ? a / b : -((-a + b - 1) / b);
+}
+inline int64_t floor_mod(int64_t a, int64_t b) {
+  return a - floor_div(a, b) * b;
+}
+inline int64_t ceil_div(int64_t a, int64_t b) {
+  return -floor_div(-a, b);
+}
 
 // Part i of n parts of [0, size) that differ by one at most starts here.
-inline int64_t part_start(int64_t size, int64_t n, int64_t i) { return size * i / n; }
+inline int64_t part_start(int64_t size, int64_t n, int64_t i) {
+  return size * i / n;
+}
 
 }  // namespace tce

@@ -1,8 +1,9 @@
-// grad_input: dX[n, ci, ih, iw] = bias[ci] + sum over co, kh, kw, oh, ow of  W[co, ci, kh, kw] * dY[n, co, oh, ow]
+// grad_input: dX[n, ci, ih, iw] = bias[ci] + sum over co, kh, kw, oh, ow of  W[co, ci, kh, kw] * dY[n, co,
+// oh, ow]
 //                 for the oh, ow with  ih = oh*stride_h - padding_h + kh*dilation_h,  iw likewise
 //
-// A correlation over dY with one phase per residue of the stride; W's channels exchange their roles. With a bias this
-// is conv_transpose2d. The loops are in correlate.cpp.
+// A correlation over dY with one phase per residue of the stride; W's channels exchange their roles. With a
+// bias this is conv_transpose2d. The loops are in correlate.cpp.
 
 #include "contractions.h"
 #include "correlate.h"
@@ -10,8 +11,8 @@
 namespace tce {
 
 template <class scalar_t>
-void grad_input(const Plan& plan, const ConvGeometry& g, const Operands<scalar_t>& t, const Kernels<scalar_t>& kernels,
-                int threads) {
+void grad_input(const Plan& plan, const ConvGeometry& g, const Operands<scalar_t>& t,
+                const Kernels<scalar_t>& kernels, int threads) {
   Correlation<scalar_t> c = {};
   c.N = g.N, c.G = g.G, c.C = g.Co, c.O = g.Ci, c.kH = g.kH, c.kW = g.kW;
   c.source = t.a, c.source_w = g.oW, c.out = t.result, c.bias = t.bias;
@@ -22,7 +23,9 @@ void grad_input(const Plan& plan, const ConvGeometry& g, const Operands<scalar_t
   correlate(c, plan, kernels, threads);
 }
 
-template void grad_input<float>(const Plan&, const ConvGeometry&, const Operands<float>&, const Kernels<float>&, int);
-template void grad_input<double>(const Plan&, const ConvGeometry&, const Operands<double>&, const Kernels<double>&, int);
+template void grad_input<float>(const Plan&, const ConvGeometry&, const Operands<float>&,
+                                const Kernels<float>&, int);
+template void grad_input<double>(const Plan&, const ConvGeometry&, const Operands<double>&,
+                                 const Kernels<double>&, int);
 
 }  // namespace tce

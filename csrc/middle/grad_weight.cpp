@@ -1,15 +1,19 @@
 // grad_weight: dW[co, ci, kh, kw] = sum over n, oh, ow of
-//                  dY[n, co, oh, ow] * X[n, ci, oh*stride_h - padding_h + kh*dilation_h, ow*stride_w - padding_w + kw*dilation_w]
+//                  dY[n, co, oh, ow] * X[n, ci, oh*stride_h - padding_h + kh*dilation_h, ow*stride_w -
+//                  padding_w + kw*dilation_w]
 //
-// Lanes are co, a tile's rows are neighbouring (kw, ci) or ci of the pixel-major source, the sum runs over pixels: the
-// same microkernel as forward's, with the roles of sum and rows exchanged. No im2col: a pixel is an offset.
+// Lanes are co, a tile's rows are neighbouring (kw, ci) or ci of the pixel-major source, the sum runs over
+// pixels: the same microkernel as forward's, with the roles of sum and rows exchanged. No im2col: a pixel is
+// an offset.
 //
 // Loops, outermost first, with what each holds:
 //
-//   item (group, panels, channels, kh, kw)     one thread; its part of dW in scratch: [panel][kh][kw][ci][lanes]
-//     chunk of pixels, in order                source packed: [slot][width][ci]; dY packed: [panel][pixel][lanes]     L2
-//       kh                                     steps: the chunk's pixels whose source row exists                      L1
-//         panel, kw, tile (mr rows)            microkernel: sum over the chunk's pixels                               registers
+//   item (group, panels, channels, kh, kw)     one thread; its part of dW in scratch:
+//   [panel][kh][kw][ci][lanes]
+//     chunk of pixels, in order                source packed: [slot][width][ci]; dY packed:
+//     [panel][pixel][lanes]     L2
+//       kh                                     steps: the chunk's pixels whose source row exists L1
+//         panel, kw, tile (mr rows)            microkernel: sum over the chunk's pixels registers
 //
 // The chunks are fixed by the geometry and summed in order: the same bits for any number of threads.
 
@@ -35,13 +39,24 @@ struct Item {
 template <class scalar_t>
 class Worker {
  public:
-  Worker(const Plan& plan, const ConvGeometry& g, const Operands<scalar_t>& t, const Kernels<scalar_t>& kernels, const Item& item)
-      : plan_(plan), g_(g), t_(t), kernels_(kernels), item_(item), scratch_(plan.scratch_bytes), lanes_(plan.panel_lanes()),
-        channels_(item.ci.end - item.ci.begin), nh_(item.kh.end - item.kh.begin), nw_(item.kw.end - item.kw.begin),
+  Worker(const Plan& plan, const ConvGeometry& g, const Operands<scalar_t>& t,
+         const Kernels<scalar_t>& kernels, const Item& item)
+      : plan_(plan),
+        g_(g),
+        t_(t),
+        kernels_(kernels),
+        item_(item),
+        scratch_(plan.scratch_bytes),
+        lanes_(plan.panel_lanes()),
+        channels_(item.ci.end - item.ci.begin),
+        nh_(item.kh.end - item.kh.begin),
+        nw_(item.kw.end - item.kw.begin),
         merged_(kernel_row_merges(g)),
         rows_(forward_axis(g.oH, g.iH, item.kh, g.stride_h, g.padding_h, g.dilation_h)),
         cols_(forward_axis(g.oW, g.iW, item.kw, g.stride_w, g.padding_w, g.dilation_w)) {
-    const auto take = [&](int64_t bytes) { return scratch_.template take<scalar_t>(bytes / static_cast<int64_t>(sizeof(scalar_t))); };
+    const auto take = [&](int64_t bytes) {
+      return scratch_.template take<scalar_t>(bytes / static_cast<int64_t>(sizeof(scalar_t)));
+    };
     source_ = take(plan.source_bytes);
     dy_ = take(plan.weight_bytes);
     tiles_ = take(plan.tile_bytes);
@@ -49,18 +64,21 @@ class Worker {
   }
 
   void run() {
-    std::fill(tiles_, tiles_ + (item_.panel_last - item_.panel_first) * nh_ * nw_ * channels_ * lanes_, scalar_t(0));
+    std::fill(tiles_, tiles_ + (item_.panel_last - item_.panel_first) * nh_ * nw_ * channels_ * lanes_,
+              scalar_t(0));
     const int64_t total_rows = g_.N * g_.oH;
     for (int64_t row = 0; row < total_rows; row += plan_.rows) {
       const int64_t row_last = std::min(total_rows, row + plan_.rows);
       const RowSlots rows = make_row_slots(rows_, row, row_last);
-      for (int64_t col = 0; col < g_.oW; col += plan_.cols) sum_chunk(rows, row, row_last, col, std::min(g_.oW, col + plan_.cols));
+      for (int64_t col = 0; col < g_.oW; col += plan_.cols)
+        sum_chunk(rows, row, row_last, col, std::min(g_.oW, col + plan_.cols));
     }
     store();
   }
 
  private:
-  void sum_chunk(const RowSlots& rows, int64_t row_first, int64_t row_last, int64_t col_first, int64_t col_last) {
+  void sum_chunk(const RowSlots& rows, int64_t row_first, int64_t row_last, int64_t col_first,
+                 int64_t col_last) {
     const ColumnRuns columns = make_column_runs(cols_, col_first, col_last, merged_);
     TensorView<const scalar_t> x = t_.a;
     x.data += (item_.g * g_.Ci + item_.ci.begin) * x.stride[1];
@@ -78,7 +96,8 @@ class Worker {
           sum_tiles(p, source_ + columns.start[0][0] * channels_, dy, inner, nw_ * channels_, tiles);
         } else {
           for (int64_t w = 0; w < nw_; ++w) {
-            sum_tiles(p, source_ + columns.start[0][w] * channels_, dy, inner, channels_, tiles + w * channels_ * lanes_);
+            sum_tiles(p, source_ + columns.start[0][w] * channels_, dy, inner, channels_,
+                      tiles + w * channels_ * lanes_);
           }
         }
       }
@@ -86,31 +105,36 @@ class Worker {
   }
 
   // dst[pixel][lanes] of one panel.
-  void pack_dy(int64_t panel, int64_t row_first, int64_t row_last, int64_t col_first, int64_t col_last, scalar_t* dst) {
+  void pack_dy(int64_t panel, int64_t row_first, int64_t row_last, int64_t col_first, int64_t col_last,
+               scalar_t* dst) {
     const auto [sn, sc, sh, sw] = t_.b.stride;
     const int64_t o0 = panel * lanes_, valid = std::min(lanes_, g_.Co - o0), cols = col_last - col_first;
     if (valid < lanes_) std::fill(dst, dst + (row_last - row_first) * cols * lanes_, scalar_t(0));
     for (int64_t row = row_first; row < row_last; ++row, dst += cols * lanes_) {
-      const scalar_t* src = t_.b.data + row / g_.oH * sn + (item_.g * g_.Co + o0) * sc + row % g_.oH * sh + col_first * sw;
+      const scalar_t* src =
+          t_.b.data + row / g_.oH * sn + (item_.g * g_.Co + o0) * sc + row % g_.oH * sh + col_first * sw;
       kernels_.copy_2d({cols, valid, sw, sc, lanes_, 1}, src, dst);
     }
   }
 
   // The chunk's pixels that have a term for kernel row h, in order; returns how many.
-  int64_t make_steps(const RowSlots& rows, const ColumnRuns& columns, int64_t h, int64_t n_rows, int64_t col_first, int64_t cols) {
+  int64_t make_steps(const RowSlots& rows, const ColumnRuns& columns, int64_t h, int64_t n_rows,
+                     int64_t col_first, int64_t cols) {
     KStep* step = steps_;
     for (int64_t r = 0; r < n_rows; ++r) {
       const int32_t slot = rows.slot[r * rows.max_taps + h];
       if (slot < 0) continue;
       for (int64_t i = 0; i < cols; ++i, ++step) {
-        step->a = static_cast<int32_t>((slot * columns.width + (col_first + i) * columns.out_step) * channels_);
+        step->a =
+            static_cast<int32_t>((slot * columns.width + (col_first + i) * columns.out_step) * channels_);
         step->b = static_cast<int32_t>((r * cols + i) * lanes_);
       }
     }
     return step - steps_;
   }
 
-  void sum_tiles(int64_t panel, const scalar_t* source, const scalar_t* dy, int64_t inner, int64_t count, scalar_t* tiles) {
+  void sum_tiles(int64_t panel, const scalar_t* source, const scalar_t* dy, int64_t inner, int64_t count,
+                 scalar_t* tiles) {
     const int nv = static_cast<int>(ceil_div(std::min(lanes_, g_.Co - panel * lanes_), kernels_.lanes));
     TileProblem<scalar_t> tile = {};
     tile.b = dy;
@@ -133,7 +157,8 @@ class Worker {
     for (int64_t p = item_.panel_first; p < item_.panel_last; ++p) {
       const int64_t o0 = p * lanes_, valid = std::min(lanes_, g_.Co - o0);
       const scalar_t* tiles = tiles_ + (p - item_.panel_first) * nh_ * nw_ * channels_ * lanes_;
-      scalar_t* dw = t_.result.data + (item_.g * g_.Co + o0) * so + item_.ci.begin * si + item_.kh.begin * sh + item_.kw.begin * sw;
+      scalar_t* dw = t_.result.data + (item_.g * g_.Co + o0) * so + item_.ci.begin * si +
+                     item_.kh.begin * sh + item_.kw.begin * sw;
       if (sw == 1 && sh == nw_) {  // whole contiguous kernels: written along memory
         for (int64_t c = 0; c < channels_; ++c) {
           kernels_.copy_2d({valid, nh_ * nw_, 1, channels_ * lanes_, so, 1}, tiles + c * lanes_, dw + c * si);
@@ -141,7 +166,8 @@ class Worker {
         continue;
       }
       for (int64_t k = 0; k < nh_ * nw_; ++k) {
-        kernels_.copy_2d({valid, channels_, 1, lanes_, so, si}, tiles + k * channels_ * lanes_, dw + k / nw_ * sh + k % nw_ * sw);
+        kernels_.copy_2d({valid, channels_, 1, lanes_, so, si}, tiles + k * channels_ * lanes_,
+                         dw + k / nw_ * sh + k % nw_ * sw);
       }
     }
   }
@@ -162,11 +188,12 @@ class Worker {
 }  // namespace
 
 template <class scalar_t>
-void grad_weight(const Plan& plan, const ConvGeometry& g, const Operands<scalar_t>& t, const Kernels<scalar_t>& kernels,
-                 int threads) {
+void grad_weight(const Plan& plan, const ConvGeometry& g, const Operands<scalar_t>& t,
+                 const Kernels<scalar_t>& kernels, int threads) {
   const WeightCut cut = cut_grad_weight(plan, g.N * g.oH * g.oW, threads);
   const int64_t panels = panel_count(plan, g.Co), panel_parts = ceil_div(panels, cut.panels);
-  const int64_t ci_parts = ceil_div(g.Ci, cut.channels), kh_parts = ceil_div(g.kH, cut.kh), kw_parts = ceil_div(g.kW, plan.kw_block);
+  const int64_t ci_parts = ceil_div(g.Ci, cut.channels), kh_parts = ceil_div(g.kH, cut.kh),
+                kw_parts = ceil_div(g.kW, plan.kw_block);
   parallel_for(g.G * panel_parts * ci_parts * kh_parts * kw_parts, threads, [&](int64_t i) {
     const auto part = [](int64_t size, int64_t parts, int64_t index) {
       return KRange{part_start(size, parts, index), part_start(size, parts, index + 1)};
@@ -185,7 +212,9 @@ void grad_weight(const Plan& plan, const ConvGeometry& g, const Operands<scalar_
   });
 }
 
-template void grad_weight<float>(const Plan&, const ConvGeometry&, const Operands<float>&, const Kernels<float>&, int);
-template void grad_weight<double>(const Plan&, const ConvGeometry&, const Operands<double>&, const Kernels<double>&, int);
+template void grad_weight<float>(const Plan&, const ConvGeometry&, const Operands<float>&,
+                                 const Kernels<float>&, int);
+template void grad_weight<double>(const Plan&, const ConvGeometry&, const Operands<double>&,
+                                  const Kernels<double>&, int);
 
 }  // namespace tce

@@ -40,8 +40,9 @@ const KernelTable* table_named(const std::string& name, const char* given_by) {
   for (const KernelTable* table : built_tables()) {
     if (name == table->isa && cpu_has(name)) return table;
   }
-  throw std::runtime_error(std::string(given_by) + ": given '" + name + "', expected an ISA that is built and that this CPU has: " +
-                           joined(supported_isas()));
+  throw std::runtime_error(
+      std::string(given_by) + ": given '" + name +
+      "', expected an ISA that is built and that this CPU has: " + joined(supported_isas()));
 }
 
 const KernelTable* initial_table() {
@@ -75,8 +76,12 @@ std::vector<std::string> supported_isas() {
   return names;
 }
 
-const KernelTable& kernel_table() { return *current().load(std::memory_order_acquire); }
+const KernelTable& kernel_table() {
+  return *current().load(std::memory_order_acquire);
+}
 
-void set_isa(const std::string& name) { current().store(table_named(name, "set_isa"), std::memory_order_release); }
+void set_isa(const std::string& name) {
+  current().store(table_named(name, "set_isa"), std::memory_order_release);
+}
 
 }  // namespace tce

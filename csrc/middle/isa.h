@@ -12,8 +12,8 @@ namespace tce {
 std::vector<std::string> built_isas();      // slowest first
 std::vector<std::string> supported_isas();  // of these, what this CPU has
 
-// The table in use. Chosen at the first call, which is made while the module loads. Throws std::runtime_error if
-// TORCH_CONV_EXT_ISA names an ISA that is not supported.
+// The table in use. Chosen at the first call, which is made while the module loads. Throws std::runtime_error
+// if TORCH_CONV_EXT_ISA names an ISA that is not supported.
 const KernelTable& kernel_table();
 
 // Tests only. Throws std::runtime_error for a name that is not supported.

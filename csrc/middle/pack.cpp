@@ -8,7 +8,8 @@ namespace tce {
 
 RowSlots make_row_slots(const Axis& axis, int64_t first, int64_t last) {
   RowSlots slots = {};
-  for (const Phase& phase : axis.phases) slots.max_taps = std::max<int64_t>(slots.max_taps, phase.taps.size());
+  for (const Phase& phase : axis.phases)
+    slots.max_taps = std::max<int64_t>(slots.max_taps, phase.taps.size());
   slots.slot.assign((last - first) * slots.max_taps, -1);
   std::vector<int32_t> slot_of;  // [position - low] of one image
   for (int64_t row = first; row < last;) {
@@ -29,7 +30,8 @@ RowSlots make_row_slots(const Axis& axis, int64_t first, int64_t last) {
       low = std::min(low, position);
       high = std::max(high, position);
     });
-    // Rows that several results read are packed once, unless they are so sparse that looking them up costs more.
+    // Rows that several results read are packed once, unless they are so sparse that looking them up costs
+    // more.
     const bool share = high - low < (out_last - out_first) * slots.max_taps;
     slot_of.assign(share && high >= low ? high - low + 1 : 0, -1);
     each_term([&](int64_t r, size_t t, int64_t position) {
@@ -74,7 +76,8 @@ ColumnRuns make_column_runs(const Axis& axis, int64_t first, int64_t last, bool 
   std::vector<int64_t> base;
   for (const Range& range : ranges) {
     base.push_back(columns.width);
-    columns.runs.push_back({range.low * columns.step + range.residue, range.high - range.low + 1, columns.width});
+    columns.runs.push_back(
+        {range.low * columns.step + range.residue, range.high - range.low + 1, columns.width});
     columns.width += range.high - range.low + 1;
   }
   columns.start.resize(axis.phases.size());
@@ -102,8 +105,9 @@ KRange inside(const ColumnRuns::Run& run, int64_t step, int64_t source_w) {
 }  // namespace
 
 template <class scalar_t>
-void pack_channel_major(const Kernels<scalar_t>& kernels, const TensorView<const scalar_t>& x, int64_t channels,
-                        int64_t source_w, const RowSlots& rows, const ColumnRuns& columns, scalar_t* dst) {
+void pack_channel_major(const Kernels<scalar_t>& kernels, const TensorView<const scalar_t>& x,
+                        int64_t channels, int64_t source_w, const RowSlots& rows, const ColumnRuns& columns,
+                        scalar_t* dst) {
   const auto [sn, sc, sh, sw] = x.stride;
   for (const RowSlots::Source& source : rows.source) {
     const scalar_t* src = x.data + source.n * sn + source.position * sh;
@@ -142,35 +146,38 @@ void pack_pixel_major(const Kernels<scalar_t>& kernels, const TensorView<const s
 }
 
 template <class scalar_t>
-void pack_weight(const Kernels<scalar_t>& kernels, const WeightView<scalar_t>& w, int64_t valid_lanes, int64_t panel_lanes,
-                 int64_t channels, KRange kh, KRange kw, scalar_t* dst) {
+void pack_weight(const Kernels<scalar_t>& kernels, const WeightView<scalar_t>& w, int64_t valid_lanes,
+                 int64_t panel_lanes, int64_t channels, KRange kh, KRange kw, scalar_t* dst) {
   const int64_t nh = kh.end - kh.begin, nw = kw.end - kw.begin, taps = nh * nw;
   const scalar_t* src = w.data + kh.begin * w.kh + kw.begin * w.kw;
   if (valid_lanes < panel_lanes) std::fill(dst, dst + channels * taps * panel_lanes, scalar_t(0));
   if (w.kw == 1 && (nh == 1 || w.kh == nw) && taps > 1) {
-    // A contiguous kernel: its elements are read along memory; where channels follow without a gap, all at once.
+    // A contiguous kernel: its elements are read along memory; where channels follow without a gap, all at
+    // once.
     const bool joined = w.channel == taps;
     const int64_t calls = joined ? 1 : channels, run = joined ? channels * taps : taps;
     for (int64_t c = 0; c < calls; ++c) {
-      kernels.copy_2d({run, valid_lanes, 1, w.lane, panel_lanes, 1}, src + c * w.channel, dst + c * taps * panel_lanes);
+      kernels.copy_2d({run, valid_lanes, 1, w.lane, panel_lanes, 1}, src + c * w.channel,
+                      dst + c * taps * panel_lanes);
     }
     return;
   }
   for (int64_t i = 0; i < nh; ++i) {
     for (int64_t j = 0; j < nw; ++j) {
-      kernels.copy_2d({channels, valid_lanes, w.channel, w.lane, taps * panel_lanes, 1}, src + i * w.kh + j * w.kw,
-                      dst + (i * nw + j) * panel_lanes);
+      kernels.copy_2d({channels, valid_lanes, w.channel, w.lane, taps * panel_lanes, 1},
+                      src + i * w.kh + j * w.kw, dst + (i * nw + j) * panel_lanes);
     }
   }
 }
 
-#define TCE_INSTANTIATE(scalar_t)                                                                                    \
-  template void pack_channel_major<scalar_t>(const Kernels<scalar_t>&, const TensorView<const scalar_t>&, int64_t, int64_t, \
-                                             const RowSlots&, const ColumnRuns&, scalar_t*);                          \
-  template void pack_pixel_major<scalar_t>(const Kernels<scalar_t>&, const TensorView<const scalar_t>&, int64_t, int64_t,   \
-                                           const RowSlots&, const ColumnRuns&, scalar_t*);                            \
-  template void pack_weight<scalar_t>(const Kernels<scalar_t>&, const WeightView<scalar_t>&, int64_t, int64_t, int64_t,     \
-                                      KRange, KRange, scalar_t*);
+#define TCE_INSTANTIATE(scalar_t)                                                                            \
+  template void pack_channel_major<scalar_t>(const Kernels<scalar_t>&, const TensorView<const scalar_t>&,    \
+                                             int64_t, int64_t, const RowSlots&, const ColumnRuns&,           \
+                                             scalar_t*);                                                     \
+  template void pack_pixel_major<scalar_t>(const Kernels<scalar_t>&, const TensorView<const scalar_t>&,      \
+                                           int64_t, int64_t, const RowSlots&, const ColumnRuns&, scalar_t*); \
+  template void pack_weight<scalar_t>(const Kernels<scalar_t>&, const WeightView<scalar_t>&, int64_t,        \
+                                      int64_t, int64_t, KRange, KRange, scalar_t*);
 TCE_INSTANTIATE(float)
 TCE_INSTANTIATE(double)
 #undef TCE_INSTANTIATE

@@ -1,14 +1,17 @@
-// Packing: from tensors as they lie to the dense panels that the microkernels read. Stride, dilation, padding and
-// memory layout are dealt with here and are unknown below; the ISA is unknown here but for Kernels::copy_2d.
+// Packing: from tensors as they lie to the dense panels that the microkernels read. Stride, dilation, padding
+// and memory layout are dealt with here and are unknown below; the ISA is unknown here but for
+// Kernels::copy_2d.
 //
 // A packed source row holds, for the columns that a chunk reads, zeros where they lie outside the image:
 //
 //   channel-major  [slot][c][width]    forward, grad_input: a tile's rows are neighbouring pixels
 //   pixel-major    [slot][width][c]    grad_weight: a tile's rows are neighbouring channels (and kw)
 //
-// Columns are split by residue modulo the source step, so that neighbouring results read neighbouring elements:
+// Columns are split by residue modulo the source step, so that neighbouring results read neighbouring
+// elements:
 //
-//   source_step = 2, taps kw = 0, 1, 2:    packed row = | columns of kw 0 and 2: even | columns of kw 1: odd |
+//   source_step = 2, taps kw = 0, 1, 2:    packed row = | columns of kw 0 and 2: even | columns of kw 1: odd
+//   |
 
 #pragma once
 
@@ -21,7 +24,8 @@
 
 namespace tce {
 
-// The source rows of a chunk of result rows. Result rows are numbered over the whole batch: row = n * out_size + out.
+// The source rows of a chunk of result rows. Result rows are numbered over the whole batch: row = n *
+// out_size + out.
 struct RowSlots {
   struct Source {
     int64_t n, position;
@@ -36,13 +40,15 @@ RowSlots make_row_slots(const Axis& axis, int64_t first, int64_t last);
 // The source columns of the result columns [first, last).
 struct ColumnRuns {
   struct Run {
-    int64_t column, count, base;  // source columns column + i * step, i < count, at elements base + i of a packed row
+    int64_t column, count,
+        base;  // source columns column + i * step, i < count, at elements base + i of a packed row
   };
-  int64_t step;                     // between neighbouring packed columns
-  int64_t out_step;                 // packed columns from result j to result j + 1 of a phase
-  int64_t width;                    // of a packed row
-  std::vector<Run> runs;            // one per residue that a tap reads
-  std::vector<std::vector<int64_t>> start;  // [phase][tap]: packed column of j = 0 (j counts within the phase)
+  int64_t step;           // between neighbouring packed columns
+  int64_t out_step;       // packed columns from result j to result j + 1 of a phase
+  int64_t width;          // of a packed row
+  std::vector<Run> runs;  // one per residue that a tap reads
+  std::vector<std::vector<int64_t>>
+      start;  // [phase][tap]: packed column of j = 0 (j counts within the phase)
 };
 
 // `dense`: keep all columns in one run of step 1, neighbouring kw side by side; result j then reads column
@@ -56,13 +62,15 @@ inline KRange phase_range(int64_t phase, int64_t out_step, int64_t first, int64_
 
 // x: the first channel of the view to pack; dst: channel-major, see above.
 template <class scalar_t>
-void pack_channel_major(const Kernels<scalar_t>& kernels, const TensorView<const scalar_t>& x, int64_t channels,
-                        int64_t source_w, const RowSlots& rows, const ColumnRuns& columns, scalar_t* dst);
+void pack_channel_major(const Kernels<scalar_t>& kernels, const TensorView<const scalar_t>& x,
+                        int64_t channels, int64_t source_w, const RowSlots& rows, const ColumnRuns& columns,
+                        scalar_t* dst);
 template <class scalar_t>
 void pack_pixel_major(const Kernels<scalar_t>& kernels, const TensorView<const scalar_t>& x, int64_t channels,
                       int64_t source_w, const RowSlots& rows, const ColumnRuns& columns, scalar_t* dst);
 
-// A weight as a correlation reads it: strides of its lane (result) channel, summed channel and kernel elements.
+// A weight as a correlation reads it: strides of its lane (result) channel, summed channel and kernel
+// elements.
 template <class scalar_t>
 struct WeightView {
   const scalar_t* data;
@@ -71,7 +79,7 @@ struct WeightView {
 
 // dst[c][kh][kw][panel_lanes] for c < channels and the kernel elements kh, kw; lanes >= valid_lanes are zero.
 template <class scalar_t>
-void pack_weight(const Kernels<scalar_t>& kernels, const WeightView<scalar_t>& w, int64_t valid_lanes, int64_t panel_lanes,
-                 int64_t channels, KRange kh, KRange kw, scalar_t* dst);
+void pack_weight(const Kernels<scalar_t>& kernels, const WeightView<scalar_t>& w, int64_t valid_lanes,
+                 int64_t panel_lanes, int64_t channels, KRange kh, KRange kw, scalar_t* dst);
 
 }  // namespace tce

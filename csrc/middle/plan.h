@@ -1,12 +1,12 @@
-// The plan: how one contraction of one geometry is computed. A pure function of geometry, dtype and ISA: it never
-// looks at the batch size or the number of threads, and everything in it that fixes the order of a sum is therefore
-// the same for one sample or many, on one thread or many (NOTE [Same bits]).
+// The plan: how one contraction of one geometry is computed. A pure function of geometry, dtype and ISA: it
+// never looks at the batch size or the number of threads, and everything in it that fixes the order of a sum
+// is therefore the same for one sample or many, on one thread or many (NOTE [Same bits]).
 //
 // NOTE [Same bits]
-// An output element is a sum over K blocks, in order, of a sum over (channel, kh, kw) within the block, in order.
-// Only c_block, kh_block, kw_block (and for grad_weight the pixel chunk rows x cols) take part in that order.
-// Everything else, tile sizes, who computes what, how work is cut for threads, decides when an element is
-// computed, never how. cut.h may thus look at the batch and the threads.
+// An output element is a sum over K blocks, in order, of a sum over (channel, kh, kw) within the block, in
+// order. Only c_block, kh_block, kw_block (and for grad_weight the pixel chunk rows x cols) take part in that
+// order. Everything else, tile sizes, who computes what, how work is cut for threads, decides when an element
+// is computed, never how. cut.h may thus look at the batch and the threads.
 
 #pragma once
 
@@ -28,16 +28,17 @@ struct Plan {
   const char* reason;  // why this algorithm
   const char* isa;
   int element_size;
-  int lanes;  // of a vector
-  int nv;     // vectors of lanes in a tile; a panel is nv * lanes result channels wide
-  int mr;     // largest number of rows of a tile
+  int lanes;              // of a vector
+  int nv;                 // vectors of lanes in a tile; a panel is nv * lanes result channels wide
+  int mr;                 // largest number of rows of a tile
   ConvGeometry geometry;  // as computed: a pointwise convolution has its image flattened to one row; N is 0
 
   // K block: the terms that one microkernel call sums before the tile goes to memory.
   int64_t c_block;             // summed channels (grad_weight: Ci of an item)
   int64_t kh_block, kw_block;  // kernel elements
 
-  // Chunk: the pixels that an item holds in scratch at a time. forward, grad_input: of the result; grad_weight: of dY.
+  // Chunk: the pixels that an item holds in scratch at a time. forward, grad_input: of the result;
+  // grad_weight: of dY.
   int64_t rows, cols;
   int64_t panels;  // most panels of an item
 
@@ -48,15 +49,18 @@ struct Plan {
 };
 
 // Where the rows of a group's result channels lie: ceil(channels / panel_lanes) panels.
-inline int64_t panel_count(const Plan& plan, int64_t channels) { return ceil_div(channels, plan.panel_lanes()); }
+inline int64_t panel_count(const Plan& plan, int64_t channels) {
+  return ceil_div(channels, plan.panel_lanes());
+}
 
-// `pixels_merge`: rows of an image follow each other in memory without a gap, in every tensor of the call, so that
-// the image of a pointwise convolution may be seen as one long row.
+// `pixels_merge`: rows of an image follow each other in memory without a gap, in every tensor of the call, so
+// that the image of a pointwise convolution may be seen as one long row.
 template <class scalar_t>
-Plan make_plan(Contraction contraction, const ConvGeometry& geometry, bool pixels_merge, const KernelTable& table);
+Plan make_plan(Contraction contraction, const ConvGeometry& geometry, bool pixels_merge,
+               const KernelTable& table);
 
-// grad_weight: the elements (kw, ci) of a kernel row lie side by side in the packed source, and a tile's rows run
-// over both.
+// grad_weight: the elements (kw, ci) of a kernel row lie side by side in the packed source, and a tile's rows
+// run over both.
 bool kernel_row_merges(const ConvGeometry& geometry);
 
 // The plan as text, for people.

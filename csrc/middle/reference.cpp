@@ -1,5 +1,5 @@
-// The definition of the three contractions, in loops (geometry.h has the formula). Slow by design: what is compared
-// with must be plain enough to be believed.
+// The definition of the three contractions, in loops (geometry.h has the formula). Slow by design: what is
+// compared with must be plain enough to be believed.
 
 #include "contractions.h"
 
@@ -48,7 +48,8 @@ void reference_grad_input(const ConvGeometry& q, const Operands<scalar_t>& t) {
           for (int64_t co = 0; co < q.Co; ++co)
             for (int64_t kh = 0; kh < q.kH; ++kh)
               for (int64_t kw = 0; kw < q.kW; ++kw) {
-                const int64_t h = ih + q.padding_h - kh * q.dilation_h, w = iw + q.padding_w - kw * q.dilation_w;
+                const int64_t h = ih + q.padding_h - kh * q.dilation_h,
+                              w = iw + q.padding_w - kw * q.dilation_w;
                 if (h % q.stride_h != 0 || w % q.stride_w != 0) continue;
                 const int64_t oh = h / q.stride_h, ow = w / q.stride_w;
                 if (oh < 0 || oh >= q.oH || ow < 0 || ow >= q.oW) continue;
@@ -82,11 +83,15 @@ void reference_grad_weight(const ConvGeometry& q, const Operands<scalar_t>& t) {
 }  // namespace
 
 template <class scalar_t>
-void run_reference(Contraction contraction, const ConvGeometry& geometry, const Operands<scalar_t>& operands) {
+void run_reference(Contraction contraction, const ConvGeometry& geometry,
+                   const Operands<scalar_t>& operands) {
   switch (contraction) {
-    case Contraction::kForward: return reference_forward(geometry, operands);
-    case Contraction::kGradInput: return reference_grad_input(geometry, operands);
-    case Contraction::kGradWeight: return reference_grad_weight(geometry, operands);
+    case Contraction::kForward:
+      return reference_forward(geometry, operands);
+    case Contraction::kGradInput:
+      return reference_grad_input(geometry, operands);
+    case Contraction::kGradWeight:
+      return reference_grad_weight(geometry, operands);
   }
 }
 

@@ -17,18 +17,23 @@ bool rows_merge(const TensorView<T>& t, int64_t w) {
 }  // namespace
 
 template <class scalar_t>
-void run(Contraction contraction, const ConvGeometry& geometry, const Operands<scalar_t>& t, const KernelTable& table, int threads) {
+void run(Contraction contraction, const ConvGeometry& geometry, const Operands<scalar_t>& t,
+         const KernelTable& table, int threads) {
   const bool weight = contraction == Contraction::kGradWeight;
   // forward and grad_input read a and write the result, grad_weight reads a and b; a 1x1 kernel has iW == oW.
-  const bool merge = rows_merge(t.a, geometry.iW) && (weight ? rows_merge(t.b, geometry.iW) : rows_merge(t.result, geometry.iW));
+  const bool merge = rows_merge(t.a, geometry.iW) &&
+                     (weight ? rows_merge(t.b, geometry.iW) : rows_merge(t.result, geometry.iW));
   const Plan plan = make_plan<scalar_t>(contraction, geometry, merge, table);
   ConvGeometry g = plan.geometry;
   g.N = geometry.N;
   const Kernels<scalar_t>& kernels = kernels_of<scalar_t>(table);
   switch (contraction) {
-    case Contraction::kForward: return forward(plan, g, t, kernels, threads);
-    case Contraction::kGradInput: return grad_input(plan, g, t, kernels, threads);
-    case Contraction::kGradWeight: return grad_weight(plan, g, t, kernels, threads);
+    case Contraction::kForward:
+      return forward(plan, g, t, kernels, threads);
+    case Contraction::kGradInput:
+      return grad_input(plan, g, t, kernels, threads);
+    case Contraction::kGradWeight:
+      return grad_weight(plan, g, t, kernels, threads);
   }
 }
 

@@ -24,8 +24,12 @@ struct Buffer {
 
 }  // namespace
 
-void set_poison(bool on) { poison_on.store(on, std::memory_order_relaxed); }
-bool poison() { return poison_on.load(std::memory_order_relaxed); }
+void set_poison(bool on) {
+  poison_on.store(on, std::memory_order_relaxed);
+}
+bool poison() {
+  return poison_on.load(std::memory_order_relaxed);
+}
 
 std::byte* thread_scratch(size_t bytes) {
   static thread_local Buffer buffer;

@@ -1,5 +1,6 @@
-// Scratch memory: one buffer per thread, kept between calls, cut into pieces by a Scratch. The plan states how much
-// a job needs, so the buffer never grows beyond the largest plan's bound, however many shapes pass by.
+// Scratch memory: one buffer per thread, kept between calls, cut into pieces by a Scratch. The plan states
+// how much a job needs, so the buffer never grows beyond the largest plan's bound, however many shapes pass
+// by.
 
 #pragma once
 
@@ -10,7 +11,8 @@
 
 namespace tce {
 
-// Tests only: fill scratch and results with NaN before use, so that an element read before it is written is seen.
+// Tests only: fill scratch and results with NaN before use, so that an element read before it is written is
+// seen.
 void set_poison(bool on);
 bool poison();
 
@@ -18,7 +20,9 @@ bool poison();
 std::byte* thread_scratch(size_t bytes);
 
 // Each piece is aligned to a cache line.
-constexpr int64_t scratch_bytes(int64_t count, int64_t element_size) { return (count * element_size + 63) / 64 * 64; }
+constexpr int64_t scratch_bytes(int64_t count, int64_t element_size) {
+  return (count * element_size + 63) / 64 * 64;
+}
 
 class Scratch {
  public:
