@@ -67,7 +67,29 @@ struct Kernels {
   double
       fma_per_cycle;  // vector FMAs (or multiply-add pairs) a core starts in a cycle; for the plan's scores
   Microkernel<scalar_t> microkernel[kMaxVectors + 1][kMaxRows + 1];  // [nv][mr]
+  // The same with row i of the tile at a[... + i * lanes]: rows are blocks of a vector's length.
+  Microkernel<scalar_t> microkernel_blocked[kMaxVectors + 1][kMaxRows + 1];
   void (*copy_2d)(const Copy2d&, const scalar_t* src, scalar_t* dst);
+
+  // Winograd F(4x4, 3x3); every element below is a vector of channels. The 36 results (or sources) of a tile
+  // lie `plane` apart, row by row; tiles lie `tile_stride` apart.
+
+  // B^T d B of `tiles` neighbouring tiles: d[i][j] of tile t at rows[i] + (4 t + j) * pixel, 0 <= i, j < 6.
+  void (*winograd_input)(const scalar_t* const* rows, int64_t pixel, int64_t tiles, scalar_t* dst,
+                         int64_t tile_stride, int64_t plane);
+  // A dY A^T: the same with 4x4 elements of the output's gradient.
+  void (*winograd_output_grad)(const scalar_t* const* rows, int64_t pixel, int64_t tiles, scalar_t* dst,
+                               int64_t tile_stride, int64_t plane);
+  // G g G^T of `vectors` vectors: g[i][j] at src + taps[3 i + j].
+  void (*winograd_kernel)(const scalar_t* src, const int64_t* taps, int64_t vectors, scalar_t* dst,
+                          int64_t plane);
+  // G^T m G of `vectors` vectors: result (i, j) at dst + (3 i + j) * tap_stride.
+  void (*winograd_kernel_grad)(const scalar_t* src, int64_t plane, int64_t vectors, scalar_t* dst,
+                               int64_t tap_stride);
+  // A^T m A + bias (may be null) of `vectors` vectors of `tiles` neighbouring tiles: pixel (i, j) of tile t
+  // at dst + i * row_stride + (4 t + j) * tile_stride. False if a result is Inf or NaN.
+  bool (*winograd_output)(const scalar_t* src, int64_t plane, int64_t tiles, int64_t vectors,
+                          int64_t tile_stride, const scalar_t* bias, scalar_t* dst, int64_t row_stride);
 };
 
 struct KernelTable {

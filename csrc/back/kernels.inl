@@ -6,11 +6,13 @@
 
 #include "kernels.h"
 #include "simd.h"
+#include "winograd.inl"
 
 namespace tce {
 namespace {
 
-template <class scalar_t, int MR, int NV>
+// RowStride: from row i to row i + 1 of the tile in a, 1 or lanes.
+template <class scalar_t, int MR, int NV, int RowStride>
 __attribute__((noinline)) void microkernel(const TileProblem<scalar_t>& p) {
   constexpr int L = kLanes<scalar_t>;
   Vec<scalar_t> acc[MR][NV] = {};
@@ -27,7 +29,7 @@ __attribute__((noinline)) void microkernel(const TileProblem<scalar_t>& p) {
       TCE_UNROLL
       for (int i = 0; i < MR; ++i) {
         TCE_UNROLL
-        for (int v = 0; v < NV; ++v) acc[i][v] += bv[v] * a[i];
+        for (int v = 0; v < NV; ++v) acc[i][v] += bv[v] * a[i * RowStride];
       }
     }
     a_base += p.a_outer;
@@ -135,7 +137,8 @@ void copy_2d(const Copy2d& given, const scalar_t* src, scalar_t* dst) {
 template <class scalar_t, int NV, int... I>
 constexpr void fill_rows(Kernels<scalar_t>& k, std::integer_sequence<int, I...>) {
   k.max_rows[NV] = sizeof...(I);
-  ((k.microkernel[NV][I + 1] = microkernel<scalar_t, I + 1, NV>), ...);
+  ((k.microkernel[NV][I + 1] = microkernel<scalar_t, I + 1, NV, 1>), ...);
+  ((k.microkernel_blocked[NV][I + 1] = microkernel<scalar_t, I + 1, NV, kLanes<scalar_t>>), ...);
 }
 
 // MaxRows: the largest mr for nv = 1, 2, ...
@@ -145,6 +148,11 @@ constexpr Kernels<scalar_t> make_kernels(double fma_per_cycle) {
   k.lanes = kLanes<scalar_t>;
   k.fma_per_cycle = fma_per_cycle;
   k.copy_2d = copy_2d<scalar_t>;
+  k.winograd_input = winograd_input<scalar_t>;
+  k.winograd_output_grad = winograd_output_grad<scalar_t>;
+  k.winograd_kernel = winograd_kernel<scalar_t>;
+  k.winograd_kernel_grad = winograd_kernel_grad<scalar_t>;
+  k.winograd_output = winograd_output<scalar_t>;
   constexpr int max_rows[] = {MaxRows...};
   fill_rows<scalar_t, 1>(k, std::make_integer_sequence<int, max_rows[0]>());
   fill_rows<scalar_t, 2>(k, std::make_integer_sequence<int, max_rows[1]>());

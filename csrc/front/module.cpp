@@ -12,6 +12,7 @@
 #include "../middle/parallel.h"
 #include "../middle/plan.h"
 #include "../middle/scratch.h"
+#include "../middle/settings.h"
 
 #ifndef TCE_VERSION
 #error "setup.py defines TCE_VERSION and TCE_TORCH_VERSION"
@@ -102,11 +103,11 @@ py::dict plan(const std::string& contraction, const std::string& dtype, const st
   const bool is_float = choice<bool>("dtype", dtype, {{"float32", true}, {"float64", false}});
   // In both layouts the rows of an image follow each other without a gap.
   const bool rows_merge = choice<bool>("layout", layout, {{"nchw", true}, {"channels_last", true}});
-  const Plan p = is_float ? make_plan<float>(which, g, rows_merge, kernel_table())
-                          : make_plan<double>(which, g, rows_merge, kernel_table());
+  const Plan p = is_float ? make_plan<float>(which, g, rows_merge, plan_options(), kernel_table())
+                          : make_plan<double>(which, g, rows_merge, plan_options(), kernel_table());
   py::dict result;
   result["contraction"] = name_of(p.contraction);
-  result["algorithm"] = p.algorithm;
+  result["algorithm"] = name_of(p.algorithm);
   result["reason"] = p.reason;
   result["isa"] = p.isa;
   result["lanes"] = p.lanes;
@@ -137,6 +138,8 @@ PYBIND11_MODULE(_C, m) {
   m.def("supported_isas", &supported_isas, "ISAs that are built and that this CPU has, slowest first.");
   m.def("isa", [] { return std::string(kernel_table().isa); }, "The ISA in use.");
   m.def("set_isa", &set_isa, py::arg("name"), "Switch the ISA; for tests.");
+  m.def("winograd", [] { return plan_options().winograd; }, "Whether Winograd may be used.");
+  m.def("set_winograd", &set_winograd, py::arg("on"), "Allow or forbid Winograd, for the whole process.");
   m.def("poison", &set_poison, py::arg("on"), "Fill results and scratch with NaN before use; for tests.");
   m.def("team_size", &team_size, py::arg("threads"), py::call_guard<py::gil_scoped_release>(),
         "The number of threads that a parallel region of this size gets.");

@@ -10,6 +10,7 @@
 #include "../middle/contractions.h"
 #include "../middle/isa.h"
 #include "../middle/scratch.h"
+#include "../middle/settings.h"
 #include "tensor.h"
 
 namespace tce {
@@ -97,7 +98,7 @@ void compute(Contraction contraction, const ConvGeometry& geometry, const Tensor
   }
   if (poison()) poison_result(operands.result, result.numel());
   if (Reference) return run_reference(contraction, geometry, operands);
-  run(contraction, geometry, operands, kernel_table(), thread_count());
+  run(contraction, geometry, operands, plan_options(), kernel_table(), thread_count());
 }
 
 template <bool Reference>

@@ -11,6 +11,7 @@
 #pragma once
 
 #include "../back/kernels.h"
+#include "axis.h"
 #include "geometry.h"
 #include "plan.h"
 
@@ -27,21 +28,33 @@ struct Operands {
 // Runs the contraction with the kernels of `table`, on up to `threads` threads.
 template <class scalar_t>
 void run(Contraction contraction, const ConvGeometry& geometry, const Operands<scalar_t>& operands,
-         const KernelTable& table, int threads);
+         const PlanOptions& options, const KernelTable& table, int threads);
 
 // The definition: loops over every term, a double accumulator, nothing else. Never optimised; for tests.
 template <class scalar_t>
 void run_reference(Contraction contraction, const ConvGeometry& geometry, const Operands<scalar_t>& operands);
 
 // One contraction each, as planned; forward.cpp, grad_input.cpp, grad_weight.cpp.
+// `direct`: the plan without Winograd, for what is not finite (winograd.h, NOTE [Finite tiles]).
 template <class scalar_t>
-void forward(const Plan& plan, const ConvGeometry& geometry, const Operands<scalar_t>& operands,
-             const Kernels<scalar_t>& kernels, int threads);
+void forward(const Plan& plan, const Plan& direct, const ConvGeometry& geometry,
+             const Operands<scalar_t>& operands, const Kernels<scalar_t>& kernels, int threads);
 template <class scalar_t>
-void grad_input(const Plan& plan, const ConvGeometry& geometry, const Operands<scalar_t>& operands,
-                const Kernels<scalar_t>& kernels, int threads);
+void grad_input(const Plan& plan, const Plan& direct, const ConvGeometry& geometry,
+                const Operands<scalar_t>& operands, const Kernels<scalar_t>& kernels, int threads);
 template <class scalar_t>
-void grad_weight(const Plan& plan, const ConvGeometry& geometry, const Operands<scalar_t>& operands,
-                 const Kernels<scalar_t>& kernels, int threads);
+void grad_weight(const Plan& plan, const Plan& direct, const ConvGeometry& geometry,
+                 const Operands<scalar_t>& operands, const Kernels<scalar_t>& kernels, int threads);
+
+// Channels co in [o_first, o_last) and ci of a group's dW, by the direct algorithm, on this thread; channels
+// that share a panel with them are computed, too. grad_weight.cpp
+struct WeightRegion {
+  int64_t g;
+  int64_t o_first, o_last;
+  KRange ci;
+};
+template <class scalar_t>
+void grad_weight_region(const Plan& plan, const ConvGeometry& geometry, const Operands<scalar_t>& operands,
+                        const Kernels<scalar_t>& kernels, const WeightRegion& region);
 
 }  // namespace tce

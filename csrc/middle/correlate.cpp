@@ -206,8 +206,8 @@ void correlate(const Correlation<scalar_t>& c, const Plan& plan, const Kernels<s
   const std::vector<KernelBlock> blocks = make_blocks(c, plan);
   const Axis &rows = blocks.front().rows, &cols = blocks.front().cols;
   const int64_t total_rows = c.N * rows.out_size;
-  const CorrelationCut cut = cut_correlation(plan, {c.G, total_rows, cols.out_size, panel_count(plan, c.O)},
-                                             c.C, c.kH * c.kW, rows.out_step * cols.out_step, threads);
+  const PanelCut cut = cut_correlation(plan, {c.G, total_rows, cols.out_size, panel_count(plan, c.O)}, c.C,
+                                       c.kH * c.kW, rows.out_step * cols.out_step, threads);
   const int64_t row_parts = ceil_div(total_rows, cut.rows), col_parts = ceil_div(cols.out_size, plan.cols);
   const int64_t panels = panel_count(plan, c.O), panel_parts = ceil_div(panels, cut.panels);
   parallel_for(c.G * row_parts * col_parts * panel_parts, threads, [&](int64_t i) {
@@ -225,7 +225,34 @@ void correlate(const Correlation<scalar_t>& c, const Plan& plan, const Kernels<s
   });
 }
 
-template void correlate<float>(const Correlation<float>&, const Plan&, const Kernels<float>&, int);
-template void correlate<double>(const Correlation<double>&, const Plan&, const Kernels<double>&, int);
+template <class scalar_t>
+void correlate_region(const Correlation<scalar_t>& c, const Plan& plan, const Kernels<scalar_t>& kernels,
+                      const Region& region) {
+  const std::vector<KernelBlock> blocks = make_blocks(c, plan);
+  const int64_t panel_last = ceil_div(region.o_last, plan.panel_lanes());
+  for (int64_t p = region.o_first / plan.panel_lanes(); p < panel_last; p += plan.panels) {
+    for (int64_t row = region.row_first; row < region.row_last; row += plan.rows) {
+      for (int64_t col = region.col_first; col < region.col_last; col += plan.cols) {
+        const Item item{region.g,
+                        row,
+                        std::min(region.row_last, row + plan.rows),
+                        col,
+                        std::min(region.col_last, col + plan.cols),
+                        p,
+                        std::min(panel_last, p + plan.panels)};
+        Worker<scalar_t>(c, plan, kernels, blocks, item).run();
+      }
+    }
+  }
+}
+
+#define TCE_INSTANTIATE(scalar_t)                                                                        \
+  template void correlate<scalar_t>(const Correlation<scalar_t>&, const Plan&, const Kernels<scalar_t>&, \
+                                    int);                                                                \
+  template void correlate_region<scalar_t>(const Correlation<scalar_t>&, const Plan&,                    \
+                                           const Kernels<scalar_t>&, const Region&);
+TCE_INSTANTIATE(float)
+TCE_INSTANTIATE(double)
+#undef TCE_INSTANTIATE
 
 }  // namespace tce

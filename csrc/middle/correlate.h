@@ -24,7 +24,7 @@ struct Correlation {
   int64_t C;  // summed channels per group
   int64_t O;  // result channels per group
   int64_t kH, kW;
-  int64_t source_w;
+  int64_t source_h, source_w, out_h, out_w;
   TensorView<const scalar_t> source;       // (N, G*C, ., .)
   WeightView<scalar_t> weight;             // of group 0
   int64_t weight_group;                    // its stride from group to group
@@ -33,8 +33,20 @@ struct Correlation {
   std::function<Axis(KRange)> rows, cols;  // the axes, restricted to a range of kernel elements
 };
 
+// A part of the result: channels [o_first, o_last) of group g, rows numbered over the batch (n * out_h + h).
+struct Region {
+  int64_t g;
+  int64_t row_first, row_last, col_first, col_last;
+  int64_t o_first, o_last;
+};
+
 template <class scalar_t>
 void correlate(const Correlation<scalar_t>& correlation, const Plan& plan, const Kernels<scalar_t>& kernels,
                int threads);
+
+// The same for a region alone, and for channels that share a panel with it; on this thread.
+template <class scalar_t>
+void correlate_region(const Correlation<scalar_t>& correlation, const Plan& plan,
+                      const Kernels<scalar_t>& kernels, const Region& region);
 
 }  // namespace tce

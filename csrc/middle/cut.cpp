@@ -11,6 +11,8 @@ namespace {
 // Costs in vector FMAs. Packing an element takes a load, a store and its share of a transpose (measured: 0.3
 // to 0.6 cycles of an AVX-512 core, for either operand).
 constexpr double kPackElement = 0.5;
+// The transforms of one tile, or one kernel, and one vector of channels (plan_winograd.cpp).
+constexpr double kWinogradInput = 300, kWinogradKernel = 110, kWinogradOutput = 200;
 // What an item costs however small it is: tables, scratch, its turn in the queue (about a microsecond).
 constexpr double kItem = 2000;
 
@@ -31,26 +33,17 @@ void each_part(int64_t largest, int64_t total, int threads, F&& try_part) {
   }
 }
 
-}  // namespace
-
-CorrelationCut cut_correlation(const Plan& plan, const CorrelationSize& size, int64_t channels, int64_t taps,
-                               int64_t phases, int threads) {
-  CorrelationCut best{plan.rows, plan.panels};
+// The cut into rows and panels with the least rounds(items) * item_cost(rows, panels).
+template <class F>
+PanelCut cut_panels(const Plan& plan, const CorrelationSize& size, int threads, F&& item_cost) {
+  PanelCut best{plan.rows, plan.panels};
   if (threads <= 1 || size.rows == 0 || size.panels == 0) return best;
   double best_time = 0;
-  const int64_t col_parts = ceil_div(size.cols, plan.cols);
-  const double terms = static_cast<double>(channels * taps) / static_cast<double>(phases);
+  const int64_t others = size.groups * ceil_div(size.cols, plan.cols);
   each_part(std::min(plan.rows, size.rows), size.rows, threads, [&](int64_t rows) {
     each_part(std::min(plan.panels, size.panels), size.panels, threads, [&](int64_t panels) {
-      const int64_t items =
-          size.groups * ceil_div(size.rows, rows) * col_parts * ceil_div(size.panels, panels);
-      const double pixels = static_cast<double>(rows * plan.cols);
-      const double sum = pixels * static_cast<double>(panels * plan.nv) * terms;
-      // The source of a chunk: its pixels, and the rows above and below that its neighbours pack too.
-      const double halo = 1 + static_cast<double>(plan.kh_block - 1) / static_cast<double>(rows);
-      const double source = pixels * halo * static_cast<double>(channels) * kPackElement;
-      const double weight = static_cast<double>(panels * plan.panel_lanes() * channels * taps) * kPackElement;
-      const double time = rounds(items, threads) * (sum + source + weight + kItem);
+      const int64_t items = others * ceil_div(size.rows, rows) * ceil_div(size.panels, panels);
+      const double time = rounds(items, threads) * (item_cost(rows, panels) + kItem);
       if (best_time == 0 || time < best_time) {
         best_time = time;
         best = {rows, panels};
@@ -60,23 +53,20 @@ CorrelationCut cut_correlation(const Plan& plan, const CorrelationSize& size, in
   return best;
 }
 
-WeightCut cut_grad_weight(const Plan& plan, int64_t pixels, int threads) {
+// The same for grad_weight; others: items that are there in any case.
+template <class F>
+WeightCut cut_weight(const Plan& plan, int64_t others, int64_t kh_total, int threads, F&& item_cost) {
   const ConvGeometry& g = plan.geometry;
   const int64_t panels_total = panel_count(plan, g.Co);
   WeightCut best{plan.panels, plan.c_block, plan.kh_block};
   if (threads <= 1 || g.Ci == 0 || panels_total == 0 || g.kH == 0) return best;
   double best_time = 0;
-  const double px = static_cast<double>(pixels);
   each_part(std::min(plan.panels, panels_total), panels_total, threads, [&](int64_t panels) {
     each_part(plan.c_block, g.Ci, threads, [&](int64_t channels) {
-      each_part(plan.kh_block, g.kH, threads, [&](int64_t kh) {
-        const int64_t items = g.G * ceil_div(panels_total, panels) * ceil_div(g.Ci, channels) *
-                              ceil_div(g.kH, kh) * ceil_div(g.kW, plan.kw_block);
-        const double tile_rows = static_cast<double>(channels * kh * plan.kw_block);
-        const double sum = px * tile_rows * static_cast<double>(panels * plan.nv);
-        const double source = px * static_cast<double>(channels * std::min(kh, g.stride_h)) * kPackElement;
-        const double dy = px * static_cast<double>(panels * plan.panel_lanes()) * kPackElement;
-        const double time = rounds(items, threads) * (sum + source + dy + kItem);
+      each_part(plan.kh_block, kh_total, threads, [&](int64_t kh) {
+        const int64_t items =
+            g.G * others * ceil_div(panels_total, panels) * ceil_div(g.Ci, channels) * ceil_div(kh_total, kh);
+        const double time = rounds(items, threads) * (item_cost(panels, channels, kh) + kItem);
         if (best_time == 0 || time < best_time) {
           best_time = time;
           best = {panels, channels, kh};
@@ -85,6 +75,58 @@ WeightCut cut_grad_weight(const Plan& plan, int64_t pixels, int threads) {
     });
   });
   return best;
+}
+
+}  // namespace
+
+PanelCut cut_correlation(const Plan& plan, const CorrelationSize& size, int64_t channels, int64_t taps,
+                         int64_t phases, int threads) {
+  const double c = static_cast<double>(channels),
+               terms = c * static_cast<double>(taps) / static_cast<double>(phases);
+  return cut_panels(plan, size, threads, [&](int64_t rows, int64_t panels) {
+    const double pixels = static_cast<double>(rows * std::min(plan.cols, size.cols));
+    const double sum = pixels * static_cast<double>(panels * plan.nv) * terms;
+    // The source of a chunk: its pixels, and the rows above and below that its neighbours pack too.
+    const double halo = 1 + static_cast<double>(plan.kh_block - 1) / static_cast<double>(rows);
+    const double source = pixels * halo * c * kPackElement;
+    const double weight = static_cast<double>(panels * plan.panel_lanes() * channels * taps) * kPackElement;
+    return sum + source + weight;
+  });
+}
+
+PanelCut cut_winograd(const Plan& plan, const CorrelationSize& size, int64_t channels, int threads) {
+  const double groups = static_cast<double>(ceil_div(channels, plan.lanes)), c = groups * plan.lanes;
+  return cut_panels(plan, size, threads, [&](int64_t rows, int64_t panels) {
+    const double tiles = static_cast<double>(rows * std::min(plan.cols, size.cols));
+    const double vectors = static_cast<double>(panels * plan.nv);
+    return tiles * vectors * (36 * c + kWinogradOutput) + tiles * groups * kWinogradInput +
+           vectors * c * kWinogradKernel;
+  });
+}
+
+WeightCut cut_grad_weight(const Plan& plan, int64_t pixels, int threads) {
+  const ConvGeometry& g = plan.geometry;
+  const double px = static_cast<double>(pixels);
+  return cut_weight(
+      plan, ceil_div(g.kW, plan.kw_block), g.kH, threads, [&](int64_t panels, int64_t channels, int64_t kh) {
+        const double tile_rows = static_cast<double>(channels * kh * plan.kw_block);
+        const double sum = px * tile_rows * static_cast<double>(panels * plan.nv);
+        const double source = px * static_cast<double>(channels * std::min(kh, g.stride_h)) * kPackElement;
+        const double dy = px * static_cast<double>(panels * plan.panel_lanes()) * kPackElement;
+        return sum + source + dy;
+      });
+}
+
+WeightCut cut_winograd_weight(const Plan& plan, int64_t tiles, int threads) {
+  const double t = static_cast<double>(tiles);
+  // All of kh is one item's: the products mix it.
+  WeightCut cut = cut_weight(plan, 1, 1, threads, [&](int64_t panels, int64_t channels, int64_t) {
+    const double groups = static_cast<double>(ceil_div(channels, plan.lanes));
+    const double vectors = static_cast<double>(panels * plan.nv);
+    return t * (36 * groups * plan.lanes * vectors + groups * kWinogradInput + vectors * kWinogradInput);
+  });
+  cut.channels = ceil_div(cut.channels, plan.lanes) * plan.lanes;
+  return cut;
 }
 
 }  // namespace tce

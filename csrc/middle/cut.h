@@ -13,18 +13,23 @@ namespace tce {
 struct CorrelationSize {
   int64_t groups, rows, cols, panels;  // rows over the whole batch
 };
-struct CorrelationCut {
+struct PanelCut {
   int64_t rows, panels;  // of an item, at most; never more than the plan's, whose scratch they use
 };
 // summed channels, kernel elements; `phases`: the kernel's elements are shared out over so many kinds of
 // pixels.
-CorrelationCut cut_correlation(const Plan& plan, const CorrelationSize& size, int64_t channels, int64_t taps,
-                               int64_t phases, int threads);
+PanelCut cut_correlation(const Plan& plan, const CorrelationSize& size, int64_t channels, int64_t taps,
+                         int64_t phases, int threads);
+
+PanelCut cut_winograd(const Plan& plan, const CorrelationSize& size, int64_t channels, int threads);
 
 struct WeightCut {
   int64_t panels, channels, kh;  // of an item, at most; never more than the plan's
 };
 // pixels of dY over the whole batch.
 WeightCut cut_grad_weight(const Plan& plan, int64_t pixels, int threads);
+
+// tiles of dY over the whole batch; `channels` is a whole number of vectors.
+WeightCut cut_winograd_weight(const Plan& plan, int64_t tiles, int threads);
 
 }  // namespace tce

@@ -25,6 +25,7 @@
 #include "pack.h"
 #include "parallel.h"
 #include "scratch.h"
+#include "winograd.h"
 
 namespace tce {
 
@@ -82,7 +83,7 @@ class Worker {
     const ColumnRuns columns = make_column_runs(cols_, col_first, col_last, merged_);
     TensorView<const scalar_t> x = t_.a;
     x.data += (item_.g * g_.Ci + item_.ci.begin) * x.stride[1];
-    pack_pixel_major(kernels_, x, channels_, g_.iW, rows, columns, source_);
+    pack_pixel_major(kernels_, x, channels_, channels_, g_.iW, rows, columns, source_);
     const int64_t cols = col_last - col_first, pixels = (row_last - row_first) * cols;
     for (int64_t p = item_.panel_first; p < item_.panel_last; ++p) {
       pack_dy(p, row_first, row_last, col_first, col_last, dy_ + (p - item_.panel_first) * pixels * lanes_);
@@ -185,19 +186,18 @@ class Worker {
   KStep* steps_;
 };
 
-}  // namespace
+KRange part(int64_t size, int64_t parts, int64_t index) {
+  return {part_start(size, parts, index), part_start(size, parts, index + 1)};
+}
 
 template <class scalar_t>
-void grad_weight(const Plan& plan, const ConvGeometry& g, const Operands<scalar_t>& t,
-                 const Kernels<scalar_t>& kernels, int threads) {
+void direct_grad_weight(const Plan& plan, const ConvGeometry& g, const Operands<scalar_t>& t,
+                        const Kernels<scalar_t>& kernels, int threads) {
   const WeightCut cut = cut_grad_weight(plan, g.N * g.oH * g.oW, threads);
   const int64_t panels = panel_count(plan, g.Co), panel_parts = ceil_div(panels, cut.panels);
-  const int64_t ci_parts = ceil_div(g.Ci, cut.channels), kh_parts = ceil_div(g.kH, cut.kh),
-                kw_parts = ceil_div(g.kW, plan.kw_block);
+  const int64_t ci_parts = ceil_div(g.Ci, cut.channels), kh_parts = ceil_div(g.kH, cut.kh);
+  const int64_t kw_parts = ceil_div(g.kW, plan.kw_block);
   parallel_for(g.G * panel_parts * ci_parts * kh_parts * kw_parts, threads, [&](int64_t i) {
-    const auto part = [](int64_t size, int64_t parts, int64_t index) {
-      return KRange{part_start(size, parts, index), part_start(size, parts, index + 1)};
-    };
     Item item;
     item.kw = part(g.kW, kw_parts, i % kw_parts);
     i /= kw_parts;
@@ -212,9 +212,43 @@ void grad_weight(const Plan& plan, const ConvGeometry& g, const Operands<scalar_
   });
 }
 
-template void grad_weight<float>(const Plan&, const ConvGeometry&, const Operands<float>&,
-                                 const Kernels<float>&, int);
-template void grad_weight<double>(const Plan&, const ConvGeometry&, const Operands<double>&,
-                                  const Kernels<double>&, int);
+}  // namespace
+
+template <class scalar_t>
+void grad_weight(const Plan& plan, const Plan& direct, const ConvGeometry& g, const Operands<scalar_t>& t,
+                 const Kernels<scalar_t>& kernels, int threads) {
+  if (plan.algorithm == Algorithm::kWinograd)
+    return winograd_grad_weight(plan, direct, g, t, kernels, threads);
+  direct_grad_weight(plan, g, t, kernels, threads);
+}
+
+template <class scalar_t>
+void grad_weight_region(const Plan& plan, const ConvGeometry& g, const Operands<scalar_t>& t,
+                        const Kernels<scalar_t>& kernels, const WeightRegion& region) {
+  const int64_t panel_last = ceil_div(region.o_last, plan.panel_lanes());
+  const int64_t kh_parts = ceil_div(g.kH, plan.kh_block), kw_parts = ceil_div(g.kW, plan.kw_block);
+  for (int64_t p = region.o_first / plan.panel_lanes(); p < panel_last; p += plan.panels) {
+    for (int64_t c = region.ci.begin; c < region.ci.end; c += plan.c_block) {
+      for (int64_t k = 0; k < kh_parts * kw_parts; ++k) {
+        const Item item{region.g,
+                        p,
+                        std::min(panel_last, p + plan.panels),
+                        {c, std::min(region.ci.end, c + plan.c_block)},
+                        part(g.kH, kh_parts, k / kw_parts),
+                        part(g.kW, kw_parts, k % kw_parts)};
+        Worker<scalar_t>(plan, g, t, kernels, item).run();
+      }
+    }
+  }
+}
+
+#define TCE_INSTANTIATE(scalar_t)                                                                         \
+  template void grad_weight<scalar_t>(const Plan&, const Plan&, const ConvGeometry&,                      \
+                                      const Operands<scalar_t>&, const Kernels<scalar_t>&, int);          \
+  template void grad_weight_region<scalar_t>(const Plan&, const ConvGeometry&, const Operands<scalar_t>&, \
+                                             const Kernels<scalar_t>&, const WeightRegion&);
+TCE_INSTANTIATE(float)
+TCE_INSTANTIATE(double)
+#undef TCE_INSTANTIATE
 
 }  // namespace tce

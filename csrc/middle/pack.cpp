@@ -128,20 +128,25 @@ void pack_channel_major(const Kernels<scalar_t>& kernels, const TensorView<const
 
 template <class scalar_t>
 void pack_pixel_major(const Kernels<scalar_t>& kernels, const TensorView<const scalar_t>& x, int64_t channels,
-                      int64_t source_w, const RowSlots& rows, const ColumnRuns& columns, scalar_t* dst) {
+                      int64_t stride, int64_t source_w, const RowSlots& rows, const ColumnRuns& columns,
+                      scalar_t* dst) {
   const auto [sn, sc, sh, sw] = x.stride;
   for (const RowSlots::Source& source : rows.source) {
     const scalar_t* src = x.data + source.n * sn + source.position * sh;
     for (const ColumnRuns::Run& run : columns.runs) {
       const KRange valid = inside(run, columns.step, source_w);
-      scalar_t* d = dst + run.base * channels;
-      std::fill(d, d + valid.begin * channels, scalar_t(0));
-      std::fill(d + valid.end * channels, d + run.count * channels, scalar_t(0));
+      scalar_t* d = dst + run.base * stride;
+      if (channels < stride) {
+        std::fill(d, d + run.count * stride, scalar_t(0));
+      } else {
+        std::fill(d, d + valid.begin * stride, scalar_t(0));
+        std::fill(d + valid.end * stride, d + run.count * stride, scalar_t(0));
+      }
       if (valid.begin == valid.end) continue;
-      kernels.copy_2d({valid.end - valid.begin, channels, sw * columns.step, sc, channels, 1},
-                      src + (run.column + valid.begin * columns.step) * sw, d + valid.begin * channels);
+      kernels.copy_2d({valid.end - valid.begin, channels, sw * columns.step, sc, stride, 1},
+                      src + (run.column + valid.begin * columns.step) * sw, d + valid.begin * stride);
     }
-    dst += columns.width * channels;
+    dst += columns.width * stride;
   }
 }
 
@@ -170,13 +175,14 @@ void pack_weight(const Kernels<scalar_t>& kernels, const WeightView<scalar_t>& w
   }
 }
 
-#define TCE_INSTANTIATE(scalar_t)                                                                            \
-  template void pack_channel_major<scalar_t>(const Kernels<scalar_t>&, const TensorView<const scalar_t>&,    \
-                                             int64_t, int64_t, const RowSlots&, const ColumnRuns&,           \
-                                             scalar_t*);                                                     \
-  template void pack_pixel_major<scalar_t>(const Kernels<scalar_t>&, const TensorView<const scalar_t>&,      \
-                                           int64_t, int64_t, const RowSlots&, const ColumnRuns&, scalar_t*); \
-  template void pack_weight<scalar_t>(const Kernels<scalar_t>&, const WeightView<scalar_t>&, int64_t,        \
+#define TCE_INSTANTIATE(scalar_t)                                                                         \
+  template void pack_channel_major<scalar_t>(const Kernels<scalar_t>&, const TensorView<const scalar_t>&, \
+                                             int64_t, int64_t, const RowSlots&, const ColumnRuns&,        \
+                                             scalar_t*);                                                  \
+  template void pack_pixel_major<scalar_t>(const Kernels<scalar_t>&, const TensorView<const scalar_t>&,   \
+                                           int64_t, int64_t, int64_t, const RowSlots&, const ColumnRuns&, \
+                                           scalar_t*);                                                    \
+  template void pack_weight<scalar_t>(const Kernels<scalar_t>&, const WeightView<scalar_t>&, int64_t,     \
                                       int64_t, int64_t, KRange, KRange, scalar_t*);
 TCE_INSTANTIATE(float)
 TCE_INSTANTIATE(double)

@@ -5,7 +5,8 @@
 // A packed source row holds, for the columns that a chunk reads, zeros where they lie outside the image:
 //
 //   channel-major  [slot][c][width]    forward, grad_input: a tile's rows are neighbouring pixels
-//   pixel-major    [slot][width][c]    grad_weight: a tile's rows are neighbouring channels (and kw)
+//   pixel-major    [slot][width][c]    grad_weight (and Winograd): a tile's rows are neighbouring channels
+//   (and kw)
 //
 // Columns are split by residue modulo the source step, so that neighbouring results read neighbouring
 // elements:
@@ -65,9 +66,11 @@ template <class scalar_t>
 void pack_channel_major(const Kernels<scalar_t>& kernels, const TensorView<const scalar_t>& x,
                         int64_t channels, int64_t source_w, const RowSlots& rows, const ColumnRuns& columns,
                         scalar_t* dst);
+// `stride`: from column to column in dst, >= channels; the elements between are zero.
 template <class scalar_t>
 void pack_pixel_major(const Kernels<scalar_t>& kernels, const TensorView<const scalar_t>& x, int64_t channels,
-                      int64_t source_w, const RowSlots& rows, const ColumnRuns& columns, scalar_t* dst);
+                      int64_t stride, int64_t source_w, const RowSlots& rows, const ColumnRuns& columns,
+                      scalar_t* dst);
 
 // A weight as a correlation reads it: strides of its lane (result) channel, summed channel and kernel
 // elements.

@@ -19,12 +19,19 @@
 namespace tce {
 
 enum class Contraction { kForward, kGradInput, kGradWeight };
+enum class Algorithm { kDirect, kWinograd };
 
 const char* name_of(Contraction contraction);
+const char* name_of(Algorithm algorithm);
+
+// What the user allows (settings.h).
+struct PlanOptions {
+  bool winograd = true;
+};
 
 struct Plan {
   Contraction contraction;
-  const char* algorithm;
+  Algorithm algorithm;
   const char* reason;  // why this algorithm
   const char* isa;
   int element_size;
@@ -42,8 +49,8 @@ struct Plan {
   int64_t rows, cols;
   int64_t panels;  // most panels of an item
 
-  int64_t source_bytes, weight_bytes, tile_bytes;  // parts of scratch_bytes
-  int64_t scratch_bytes;                           // per thread, the upper bound
+  int64_t source_bytes, weight_bytes, tile_bytes, edge_bytes;  // parts of scratch_bytes
+  int64_t scratch_bytes;                                       // per thread, the upper bound
 
   int64_t panel_lanes() const { return static_cast<int64_t>(nv) * lanes; }
 };
@@ -57,7 +64,7 @@ inline int64_t panel_count(const Plan& plan, int64_t channels) {
 // that the image of a pointwise convolution may be seen as one long row.
 template <class scalar_t>
 Plan make_plan(Contraction contraction, const ConvGeometry& geometry, bool pixels_merge,
-               const KernelTable& table);
+               const PlanOptions& options, const KernelTable& table);
 
 // grad_weight: the elements (kw, ci) of a kernel row lie side by side in the packed source, and a tile's rows
 // run over both.

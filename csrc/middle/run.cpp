@@ -1,7 +1,5 @@
 // Runs one contraction: plan, then the file of that name.
 
-#include <cstring>
-
 #include "contractions.h"
 
 namespace tce {
@@ -18,26 +16,31 @@ bool rows_merge(const TensorView<T>& t, int64_t w) {
 
 template <class scalar_t>
 void run(Contraction contraction, const ConvGeometry& geometry, const Operands<scalar_t>& t,
-         const KernelTable& table, int threads) {
+         const PlanOptions& options, const KernelTable& table, int threads) {
   const bool weight = contraction == Contraction::kGradWeight;
   // forward and grad_input read a and write the result, grad_weight reads a and b; a 1x1 kernel has iW == oW.
   const bool merge = rows_merge(t.a, geometry.iW) &&
                      (weight ? rows_merge(t.b, geometry.iW) : rows_merge(t.result, geometry.iW));
-  const Plan plan = make_plan<scalar_t>(contraction, geometry, merge, table);
+  const Plan plan = make_plan<scalar_t>(contraction, geometry, merge, options, table);
+  const Plan direct = plan.algorithm == Algorithm::kDirect
+                          ? plan
+                          : make_plan<scalar_t>(contraction, geometry, merge, {false}, table);
   ConvGeometry g = plan.geometry;
   g.N = geometry.N;
   const Kernels<scalar_t>& kernels = kernels_of<scalar_t>(table);
   switch (contraction) {
     case Contraction::kForward:
-      return forward(plan, g, t, kernels, threads);
+      return forward(plan, direct, g, t, kernels, threads);
     case Contraction::kGradInput:
-      return grad_input(plan, g, t, kernels, threads);
+      return grad_input(plan, direct, g, t, kernels, threads);
     case Contraction::kGradWeight:
-      return grad_weight(plan, g, t, kernels, threads);
+      return grad_weight(plan, direct, g, t, kernels, threads);
   }
 }
 
-template void run<float>(Contraction, const ConvGeometry&, const Operands<float>&, const KernelTable&, int);
-template void run<double>(Contraction, const ConvGeometry&, const Operands<double>&, const KernelTable&, int);
+template void run<float>(Contraction, const ConvGeometry&, const Operands<float>&, const PlanOptions&,
+                         const KernelTable&, int);
+template void run<double>(Contraction, const ConvGeometry&, const Operands<double>&, const PlanOptions&,
+                          const KernelTable&, int);
 
 }  // namespace tce

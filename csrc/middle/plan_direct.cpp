@@ -1,0 +1,150 @@
+// The plan of the direct algorithm (correlate.cpp, grad_weight.cpp).
+//
+// Tuned constants were chosen on a 2-core AMD EPYC (Zen 4, 32 KiB L1, 1 MiB L2 per core), 2026-11, with the
+// layers of `python -m torch_conv_ext bench`; they are sizes of caches and of sums, not of single layers.
+
+#include <algorithm>
+#include <numeric>
+
+#include "pack.h"
+#include "plan_tiles.h"
+#include "scratch.h"
+
+namespace tce {
+
+namespace {
+
+// Terms summed in registers before the sum goes to memory. Short sums keep the rounding error low (error
+// grows with the length of a run: blocked summation, Higham, Accuracy and Stability of Numerical Algorithms,
+// 2nd ed., 4.2); long ones amortise the tile's load and store.
+constexpr int64_t kTerms = 320;
+// Kernel elements in a block at most, whatever their number of channels.
+constexpr int64_t kTaps = 256;
+// Pixels of a chunk: enough to amortise packing the weights for them.
+constexpr int64_t kChunkPixels = 784;
+constexpr int64_t kChunkCols = 512;
+// grad_weight: pixels that one call sums; longer than kTerms because dW is small and its error is that of
+// many sums.
+constexpr int64_t kSumPixels = 512;
+// Bytes of each part of the scratch; their sum is what a thread holds.
+constexpr int64_t kSourceBytes = 512 * 1024;
+constexpr int64_t kWeightBytes = 512 * 1024;
+constexpr int64_t kTileBytes = 1024 * 1024;
+
+// How far apart the sources of an axis lie (bounds of what make_row_slots and make_column_runs in pack.h lay
+// out).
+struct AxisBound {
+  int64_t out_size, source_size, out_step, source_step;
+  int64_t taps;       // of a phase, at most
+  int64_t taps_span;  // distance of the first and the last source that an output position can read, at most
+  int64_t classes;    // different residues of a source modulo source_step
+};
+
+AxisBound axis_bound(bool is_forward, int64_t o, int64_t i, int64_t k, int64_t stride, int64_t dilation) {
+  const int64_t residues = stride / std::gcd(stride, dilation);
+  if (is_forward) return {o, i, 1, stride, k, (k - 1) * dilation, std::min(k, residues)};
+  return {i, o, stride, 1, ceil_div(k, residues), ((k - 1) * dilation + stride) / stride + 1, 1};
+}
+
+// Source rows that `rows` consecutive result rows read; consecutive over the images, so some may be the next
+// image's.
+int64_t slots_bound(const AxisBound& a, int64_t rows) {
+  const int64_t images = a.out_size > 0 ? (rows - 1) / a.out_size + (rows > 1 ? 2 : 1) : 1;
+  const int64_t dense = ceil_div(rows * a.source_step, a.out_step) + images * (a.taps_span + 2);
+  return std::max<int64_t>(1, std::min({rows * a.taps, images * a.source_size, dense}));
+}
+
+int64_t width_bound(const AxisBound& a, int64_t cols) {
+  return a.classes * (ceil_div(cols, a.out_step) + a.taps_span / a.source_step + 2);
+}
+
+// forward and grad_input, seen as the correlation of correlate.h.
+template <class scalar_t>
+double plan_correlation(Plan& plan, const Kernels<scalar_t>& k) {
+  const ConvGeometry& g = plan.geometry;
+  const bool is_forward = plan.contraction == Contraction::kForward;
+  const int64_t channels = is_forward ? g.Co : g.Ci, summed = is_forward ? g.Ci : g.Co;
+  const int64_t out_h = is_forward ? g.oH : g.iH, out_w = is_forward ? g.oW : g.iW;
+  const int es = plan.element_size;
+
+  plan.cols = balanced(out_w, kChunkCols);
+  const double row_cycles = choose_tile(plan, k, ceil_div(plan.cols, is_forward ? 1 : g.stride_w), channels);
+  const int64_t lanes = plan.panel_lanes();
+
+  plan.kw_block = balanced(g.kW, kTaps);
+  plan.kh_block = balanced(g.kH, kTaps / plan.kw_block);
+  const AxisBound h = axis_bound(is_forward, g.oH, g.iH, plan.kh_block, g.stride_h, g.dilation_h);
+  const AxisBound w = axis_bound(is_forward, g.oW, g.iW, plan.kw_block, g.stride_w, g.dilation_w);
+  const int64_t taps = plan.kh_block * plan.kw_block;
+  plan.c_block = balanced(
+      summed, std::min(kTerms / std::max<int64_t>(1, h.taps * w.taps), kWeightBytes / (taps * lanes * es)));
+
+  const auto source_elements = [&](int64_t rows) {
+    return slots_bound(h, rows) * width_bound(w, plan.cols) * plan.c_block;
+  };
+  plan.rows = std::max<int64_t>(1, kChunkPixels / std::max<int64_t>(1, plan.cols));
+  // A chunk larger than an image only pays where images are small; rows of one image share their sources.
+  if (out_h > 0 && plan.rows < out_h) plan.rows = balanced(out_h, plan.rows);
+  while (plan.rows > 1 && source_elements(plan.rows) * es > kSourceBytes) plan.rows = ceil_div(plan.rows, 2);
+
+  const int64_t pixels = plan.rows * plan.cols;
+  plan.panels = std::clamp<int64_t>(kTileBytes / (pixels * lanes * es), 1,
+                                    std::max<int64_t>(1, panel_count(plan, channels)));
+  plan.source_bytes = scratch_bytes(source_elements(plan.rows), es);
+  plan.weight_bytes = scratch_bytes(plan.c_block * taps * lanes, es);
+  plan.tile_bytes = scratch_bytes(pixels * lanes * plan.panels, es);
+  plan.scratch_bytes =
+      plan.source_bytes + plan.weight_bytes + plan.tile_bytes + scratch_bytes(h.taps * w.taps, sizeof(KStep));
+  return row_cycles * static_cast<double>(out_h * ceil_div(out_w, plan.cols)) *
+         static_cast<double>(summed * g.kH * g.kW) / static_cast<double>(is_forward ? 1 : g.stride_h);
+}
+
+template <class scalar_t>
+double plan_grad_weight(Plan& plan, const Kernels<scalar_t>& k) {
+  const ConvGeometry& g = plan.geometry;
+  const int es = plan.element_size;
+  const bool merged = kernel_row_merges(g);
+  plan.cols = balanced(g.oW, kSumPixels);
+  plan.rows = std::max<int64_t>(1, kSumPixels / std::max<int64_t>(1, plan.cols));
+  if (g.oH > 0 && plan.rows < g.oH) plan.rows = balanced(g.oH, plan.rows);
+  plan.kw_block = balanced(g.kW, kTaps);
+  plan.kh_block = balanced(g.kH, kTaps / plan.kw_block);
+  const double pixel_cycles = choose_tile(plan, k, merged ? plan.kw_block * g.Ci : g.Ci, g.Co);
+
+  const int64_t lanes = plan.panel_lanes(), taps = plan.kh_block * plan.kw_block;
+  const auto source_pixels = [&](int64_t rows) {
+    const AxisBound h = axis_bound(true, g.oH, g.iH, plan.kh_block, g.stride_h, g.dilation_h);
+    AxisBound w = axis_bound(true, g.oW, g.iW, plan.kw_block, g.stride_w, g.dilation_w);
+    const int64_t width =
+        merged ? (plan.cols - 1) * g.stride_w + plan.kw_block + 1 : width_bound(w, plan.cols);
+    return slots_bound(h, rows) * width;
+  };
+  while (plan.rows > 1 && source_pixels(plan.rows) * es > kSourceBytes) plan.rows = ceil_div(plan.rows, 2);
+  const int64_t pixels = plan.rows * plan.cols;
+  plan.c_block = balanced(
+      g.Ci, std::min(kSourceBytes / (source_pixels(plan.rows) * es), kTileBytes / (taps * lanes * es)));
+  plan.panels = std::clamp<int64_t>(
+      std::min(kTileBytes / (taps * plan.c_block * lanes * es), kWeightBytes / (pixels * lanes * es)), 1,
+      std::max<int64_t>(1, panel_count(plan, g.Co)));
+
+  plan.source_bytes = scratch_bytes(source_pixels(plan.rows) * plan.c_block, es);
+  plan.weight_bytes = scratch_bytes(pixels * lanes * plan.panels, es);
+  plan.tile_bytes = scratch_bytes(taps * plan.c_block * lanes * plan.panels, es);
+  plan.scratch_bytes =
+      plan.source_bytes + plan.weight_bytes + plan.tile_bytes + scratch_bytes(pixels, sizeof(KStep));
+  return pixel_cycles * static_cast<double>(g.oH * g.oW) *
+         static_cast<double>(g.kH * g.kW * (merged ? 1 : g.Ci) / (merged ? plan.kw_block : g.Ci));
+}
+
+}  // namespace
+
+template <class scalar_t>
+double plan_direct(Plan& plan, const Kernels<scalar_t>& kernels) {
+  return plan.contraction == Contraction::kGradWeight ? plan_grad_weight(plan, kernels)
+                                                      : plan_correlation(plan, kernels);
+}
+
+template double plan_direct<float>(Plan&, const Kernels<float>&);
+template double plan_direct<double>(Plan&, const Kernels<double>&);
+
+}  // namespace tce

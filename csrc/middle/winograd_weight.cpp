@@ -1,0 +1,228 @@
+// grad_weight by Winograd F(4x4, 3x3): dW = G^T [ sum over tiles of (B^T d B) . (A dY A^T) ] G
+// (back/winograd.inl).
+//
+// Loops, outermost first, with what each holds:
+//
+//   item (group, channels, panels)         one thread; its sums in scratch: D[panel][36][ci][panel lanes]
+//     chunk of tiles, in order             source packed and transformed: V[36][tile][ci]
+//       panel (nv * lanes channels co)     dY packed and transformed: Y[36][tile][panel lanes] L2
+//         plane, channels (mr)             microkernel: D += sum over the chunk's tiles of V * Y registers
+//   then: D transformed to 3x3, and to the tensor
+//
+// The chunks are fixed by the geometry and summed in order: the same bits for any number of threads.
+
+#include <algorithm>
+#include <mutex>
+#include <vector>
+
+#include "cut.h"
+#include "pack.h"
+#include "parallel.h"
+#include "scratch.h"
+#include "winograd.h"
+
+namespace tce {
+
+namespace {
+
+struct Item {
+  int64_t g;
+  int64_t panel_first, panel_last;
+  KRange ci;
+};
+
+template <class scalar_t>
+class Worker {
+ public:
+  Worker(const Plan& plan, const ConvGeometry& g, const Operands<scalar_t>& t,
+         const Kernels<scalar_t>& kernels, const Item& item)
+      : plan_(plan),
+        g_(g),
+        t_(t),
+        kernels_(kernels),
+        item_(item),
+        scratch_(plan.scratch_bytes),
+        lanes_(kernels.lanes),
+        channels_(item.ci.end - item.ci.begin),
+        padded_(ceil_div(channels_, lanes_) * lanes_),
+        rows_(tile_axis(g.oH, g.iH, -g.padding_h)),
+        cols_(tile_axis(g.oW, g.iW, -g.padding_w)),
+        dy_rows_(dy_axis(g.oH)),
+        dy_cols_(dy_axis(g.oW)),
+        d_plane_(plane_stride(padded_ * plan.panel_lanes(), lanes_)) {
+    const auto take = [&](int64_t bytes) {
+      return scratch_.template take<scalar_t>(bytes / static_cast<int64_t>(sizeof(scalar_t)));
+    };
+    v_ = take(plan.source_bytes);
+    y_ = take(plan.weight_bytes);
+    d_ = take(plan.tile_bytes);
+    edge_ = take(plan.edge_bytes);
+    steps_ = scratch_.template take<KStep>(plan.rows * plan.cols);
+  }
+
+  // The channels ci of each panel whose gradient came out not finite are appended to `not_finite`.
+  void run(std::vector<WeightRegion>& not_finite) {
+    std::fill(d_, d_ + (item_.panel_last - item_.panel_first) * 36 * d_plane_, scalar_t(0));
+    const int64_t total_rows = g_.N * rows_.out_size;
+    for (int64_t row = 0; row < total_rows; row += plan_.rows) {
+      const int64_t row_last = std::min(total_rows, row + plan_.rows);
+      for (int64_t col = 0; col < cols_.out_size; col += plan_.cols) {
+        sum_chunk(row, row_last, col, std::min(cols_.out_size, col + plan_.cols));
+      }
+    }
+    for (int64_t p = item_.panel_first; p < item_.panel_last; ++p) store(p, not_finite);
+  }
+
+ private:
+  // Tile t reads dY at 4 t, ..., 4 t + 3.
+  static Axis dy_axis(int64_t size) {
+    Axis axis{ceil_div(size, 4), size, 1, 4, {{ceil_div(size, 4), {}}}};
+    for (int64_t i = 0; i < 4; ++i) axis.phases[0].taps.push_back({i, i});
+    return axis;
+  }
+
+  void sum_chunk(int64_t row_first, int64_t row_last, int64_t col_first, int64_t col_last) {
+    const int64_t tile_cols = col_last - col_first, tiles = (row_last - row_first) * tile_cols;
+    const int64_t v_plane = plane_stride(tiles * padded_, lanes_);
+    {
+      const RowSlots rows = make_row_slots(rows_, row_first, row_last);
+      const ColumnRuns columns = make_column_runs(cols_, col_first, col_last, true);
+      for (int64_t c = 0; c < padded_; c += lanes_) {
+        TensorView<const scalar_t> x = t_.a;
+        x.data += (item_.g * g_.Ci + item_.ci.begin + c) * x.stride[1];
+        pack_pixel_major(kernels_, x, std::min(lanes_, channels_ - c), lanes_, g_.iW, rows, columns, edge_);
+        each_tile_row(edge_, rows, columns, row_last - row_first, col_first, lanes_,
+                      [&](int64_t row, const scalar_t** sources) {
+                        kernels_.winograd_input(sources, lanes_, tile_cols,
+                                                v_ + row * tile_cols * padded_ + c, padded_, v_plane);
+                      });
+      }
+    }
+    const RowSlots rows = make_row_slots(dy_rows_, row_first, row_last);
+    const ColumnRuns columns = make_column_runs(dy_cols_, col_first, col_last, true);
+    for (int64_t p = item_.panel_first; p < item_.panel_last; ++p) {
+      const int64_t o0 = p * plan_.panel_lanes(), valid = std::min(plan_.panel_lanes(), g_.Co - o0);
+      const int nv = static_cast<int>(ceil_div(valid, lanes_));
+      const int64_t panel_lanes = nv * lanes_, y_plane = plane_stride(tiles * panel_lanes, lanes_);
+      TensorView<const scalar_t> dy = t_.b;
+      dy.data += (item_.g * g_.Co + o0) * dy.stride[1];
+      pack_pixel_major(kernels_, dy, valid, panel_lanes, g_.oW, rows, columns, edge_);
+      each_tile_row(edge_, rows, columns, row_last - row_first, col_first, panel_lanes,
+                    [&](int64_t row, const scalar_t** sources) {
+                      for (int v = 0; v < nv; ++v) {
+                        kernels_.winograd_output_grad(sources, panel_lanes, tile_cols,
+                                                      y_ + row * tile_cols * panel_lanes + v * lanes_,
+                                                      panel_lanes, y_plane);
+                        for (int i = 0; i < 4; ++i) sources[i] += lanes_;
+                      }
+                    });
+      multiply(p, nv, tiles, v_plane, y_plane);
+    }
+  }
+
+  // D[panel][36][ci][panel lanes] += sum over tiles of V * Y
+  void multiply(int64_t panel, int nv, int64_t tiles, int64_t v_plane, int64_t y_plane) {
+    const int64_t panel_lanes = nv * lanes_;
+    for (int64_t i = 0; i < tiles; ++i) {
+      steps_[i] = {static_cast<int32_t>(i * padded_), static_cast<int32_t>(i * panel_lanes)};
+    }
+    TileProblem<scalar_t> tile = {};
+    tile.steps = steps_;
+    tile.inner = tiles;
+    tile.outer = 1;
+    tile.c_stride = panel_lanes;
+    tile.accumulate = true;
+    const int64_t parts = ceil_div(padded_, kernels_.max_rows[nv]);
+    scalar_t* d = d_ + (panel - item_.panel_first) * 36 * d_plane_;
+    for (int64_t xi = 0; xi < 36; ++xi) {
+      tile.b = y_ + xi * y_plane;
+      for (int64_t i = 0; i < parts; ++i) {
+        const int64_t begin = part_start(padded_, parts, i), end = part_start(padded_, parts, i + 1);
+        tile.a = v_ + xi * v_plane + begin;
+        tile.c_tile = d + xi * d_plane_ + begin * panel_lanes;
+        kernels_.microkernel[nv][end - begin](tile);
+      }
+    }
+  }
+
+  void store(int64_t panel, std::vector<WeightRegion>& not_finite) {
+    const int64_t o0 = panel * plan_.panel_lanes(), valid = std::min(plan_.panel_lanes(), g_.Co - o0);
+    const int nv = static_cast<int>(ceil_div(valid, lanes_));
+    const int64_t panel_lanes = nv * lanes_;
+    const scalar_t* d = d_ + (panel - item_.panel_first) * 36 * d_plane_;
+    const auto [so, si, sh, sw] = t_.result.stride;
+    scalar_t* dw = t_.result.data + (item_.g * g_.Co + o0) * so + item_.ci.begin * si;
+    for (int64_t c = 0; c < channels_; ++c) {
+      kernels_.winograd_kernel_grad(d + c * panel_lanes, d_plane_, nv, edge_, panel_lanes);
+      scalar_t sum = 0;  // of zeros while all are finite
+      for (int64_t i = 0; i < 9 * panel_lanes; ++i) sum += edge_[i] * scalar_t(0);
+      if (sum != 0)
+        add_region(not_finite, {item_.g, o0, o0 + valid, {item_.ci.begin + c, item_.ci.begin + c + 1}});
+      if (sw == 1 && sh == 3) {  // contiguous kernels: written along memory
+        kernels_.copy_2d({valid, 9, 1, panel_lanes, so, 1}, edge_, dw + c * si);
+        continue;
+      }
+      for (int64_t k = 0; k < 9; ++k) {
+        kernels_.copy_2d({valid, 1, 1, 1, so, 1}, edge_ + k * panel_lanes,
+                         dw + c * si + k / 3 * sh + k % 3 * sw);
+      }
+    }
+  }
+
+  static void add_region(std::vector<WeightRegion>& regions, const WeightRegion& region) {
+    if (!regions.empty() && regions.back().o_first == region.o_first &&
+        regions.back().ci.end == region.ci.begin) {
+      regions.back().ci.end = region.ci.end;
+    } else {
+      regions.push_back(region);
+    }
+  }
+
+  const Plan& plan_;
+  const ConvGeometry& g_;
+  const Operands<scalar_t>& t_;
+  const Kernels<scalar_t>& kernels_;
+  const Item item_;
+  Scratch scratch_;
+  const int64_t lanes_;              // of a vector
+  const int64_t channels_, padded_;  // of the item; to a whole number of vectors
+  const Axis rows_, cols_, dy_rows_, dy_cols_;
+  const int64_t d_plane_;
+  scalar_t *v_, *y_, *d_, *edge_;
+  KStep* steps_;
+};
+
+}  // namespace
+
+template <class scalar_t>
+void winograd_grad_weight(const Plan& plan, const Plan& direct, const ConvGeometry& g,
+                          const Operands<scalar_t>& t, const Kernels<scalar_t>& kernels, int threads) {
+  const int64_t panels = panel_count(plan, g.Co), L = kernels.lanes;
+  const WeightCut cut = cut_winograd_weight(plan, g.N * ceil_div(g.oH, 4) * ceil_div(g.oW, 4), threads);
+  const int64_t panel_parts = ceil_div(panels, cut.panels), ci_groups = ceil_div(g.Ci, L);
+  const int64_t ci_parts = ceil_div(ci_groups, cut.channels / L);
+  std::mutex mutex;
+  std::vector<WeightRegion> not_finite;
+  parallel_for(g.G * panel_parts * ci_parts, threads, [&](int64_t i) {
+    Item item;
+    const int64_t c = i % ci_parts, p = i / ci_parts % panel_parts;
+    item.g = i / ci_parts / panel_parts;
+    item.ci = {part_start(ci_groups, ci_parts, c) * L,
+               std::min(g.Ci, part_start(ci_groups, ci_parts, c + 1) * L)};
+    item.panel_first = part_start(panels, panel_parts, p);
+    item.panel_last = part_start(panels, panel_parts, p + 1);
+    std::vector<WeightRegion> regions;
+    Worker<scalar_t>(plan, g, t, kernels, item).run(regions);
+    if (regions.empty()) return;
+    const std::lock_guard<std::mutex> lock(mutex);
+    not_finite.insert(not_finite.end(), regions.begin(), regions.end());
+  });
+  for (const WeightRegion& region : not_finite) grad_weight_region(direct, g, t, kernels, region);
+}
+
+template void winograd_grad_weight<float>(const Plan&, const Plan&, const ConvGeometry&,
+                                          const Operands<float>&, const Kernels<float>&, int);
+template void winograd_grad_weight<double>(const Plan&, const Plan&, const ConvGeometry&,
+                                           const Operands<double>&, const Kernels<double>&, int);
+
+}  // namespace tce
