@@ -69,6 +69,10 @@ struct Kernels {
   Microkernel<scalar_t> microkernel[kMaxVectors + 1][kMaxRows + 1];  // [nv][mr]
   // The same with row i of the tile at a[... + i * lanes]: rows are blocks of a vector's length.
   Microkernel<scalar_t> microkernel_blocked[kMaxVectors + 1][kMaxRows + 1];
+  // Lane by lane instead of an outer product; nv is 1, and both operands are blocks of a vector's length:
+  //   c_tile[i * c_stride + j] (+)= sum of  a[o * a_outer + steps[s].a + i * lanes + j] * b[... + j],  0 <= j
+  //   < lanes
+  Microkernel<scalar_t> microkernel_lanewise[kMaxRows + 1];  // [mr], every mr up to max_rows[1]
   void (*copy_2d)(const Copy2d&, const scalar_t* src, scalar_t* dst);
 
   // Winograd F(4x4, 3x3); every element below is a vector of channels. The 36 results (or sources) of a tile

@@ -11,10 +11,14 @@
 namespace tce {
 namespace {
 
-// RowStride: from row i to row i + 1 of the tile in a, 1 or lanes.
-template <class scalar_t, int MR, int NV, int RowStride>
+// How row i of the tile reads a: a broadcast value, kBroadcast: 1, kBlocked: lanes elements after row i - 1;
+// or kLanewise: a vector of its own.
+enum class Rows { kBroadcast, kBlocked, kLanewise };
+
+template <class scalar_t, int MR, int NV, Rows Kind>
 __attribute__((noinline)) void microkernel(const TileProblem<scalar_t>& p) {
   constexpr int L = kLanes<scalar_t>;
+  constexpr int row_stride = Kind == Rows::kBroadcast ? 1 : L;
   Vec<scalar_t> acc[MR][NV] = {};
   const scalar_t* a_base = p.a;
   const scalar_t* b_base = p.b;
@@ -28,8 +32,12 @@ __attribute__((noinline)) void microkernel(const TileProblem<scalar_t>& p) {
       for (int v = 0; v < NV; ++v) bv[v] = load(b + v * L);
       TCE_UNROLL
       for (int i = 0; i < MR; ++i) {
-        TCE_UNROLL
-        for (int v = 0; v < NV; ++v) acc[i][v] += bv[v] * a[i * RowStride];
+        if constexpr (Kind == Rows::kLanewise) {
+          acc[i][0] += bv[0] * load(a + i * row_stride);
+        } else {
+          TCE_UNROLL
+          for (int v = 0; v < NV; ++v) acc[i][v] += bv[v] * a[i * row_stride];
+        }
       }
     }
     a_base += p.a_outer;
@@ -64,8 +72,23 @@ void copy_rows(const Copy2d& c, const scalar_t* src, scalar_t* dst) {
   }
 }
 
-// dst rows are contiguous; in src it is the columns that are: lanes x lanes blocks through registers.
-template <class scalar_t>
+// Elements p[0], p[Step], ... for n lanes; the others are zero. Touches nothing beyond the last of them.
+template <int Step, class scalar_t>
+TCE_INLINE Vec<scalar_t> load_every(const scalar_t* p, int n) {
+  constexpr int L = kLanes<scalar_t>;
+  if constexpr (Step == 1) {
+    return n == L ? load(p) : load_partial(p, n);
+  } else {
+    const int wanted = 2 * n - 1;
+    const Vec<scalar_t> low = load_partial(p, wanted < L ? wanted : L);
+    const Vec<scalar_t> high = wanted > L ? load_partial(p + L, wanted - L) : Vec<scalar_t>{};
+    return even_lanes(low, high, std::make_integer_sequence<int, L>());
+  }
+}
+
+// dst rows are contiguous; in src it is the columns that have a step of Step elements (1 or 2): lanes x lanes
+// blocks through registers.
+template <int Step, class scalar_t>
 void copy_transposed(const Copy2d& c, const scalar_t* src, scalar_t* dst) {
   constexpr int L = kLanes<scalar_t>;
   Vec<scalar_t> block[L];
@@ -73,18 +96,18 @@ void copy_transposed(const Copy2d& c, const scalar_t* src, scalar_t* dst) {
     const int rows = static_cast<int>(c.rows - r < L ? c.rows - r : L);
     for (int64_t j = 0; j < c.cols; j += L) {
       const int cols = static_cast<int>(c.cols - j < L ? c.cols - j : L);
-      const scalar_t* s = src + r + j * c.src_col;
+      const scalar_t* s = src + r * Step + j * c.src_col;
       scalar_t* d = dst + r * c.dst_row + j;
       if (rows == L && cols == L) {
         TCE_UNROLL
-        for (int i = 0; i < L; ++i) block[i] = load(s + i * c.src_col);
+        for (int i = 0; i < L; ++i) block[i] = load_every<Step>(s + i * c.src_col, L);
         transpose<scalar_t>(block);
         TCE_UNROLL
         for (int i = 0; i < L; ++i) store(d + i * c.dst_row, block[i]);
       } else {
         TCE_UNROLL
         for (int i = 0; i < L; ++i)
-          block[i] = i < cols ? load_partial(s + i * c.src_col, rows) : Vec<scalar_t>{};
+          block[i] = i < cols ? load_every<Step>(s + i * c.src_col, rows) : Vec<scalar_t>{};
         transpose<scalar_t>(block);
         TCE_UNROLL
         for (int i = 0; i < L; ++i) {
@@ -95,8 +118,7 @@ void copy_transposed(const Copy2d& c, const scalar_t* src, scalar_t* dst) {
   }
 }
 
-// dst rows are contiguous, src rows have every second element. The last vector is loaded up to its last
-// wanted element only: the one after it may lie outside the tensor.
+// dst rows are contiguous, src rows have every second element.
 template <class scalar_t>
 void copy_every_second(const Copy2d& c, const scalar_t* src, scalar_t* dst) {
   constexpr int L = kLanes<scalar_t>;
@@ -105,10 +127,8 @@ void copy_every_second(const Copy2d& c, const scalar_t* src, scalar_t* dst) {
     int64_t j = 0;
     for (; j + L < c.cols; j += L)
       store(dst + j, even_lanes(load(src + 2 * j), load(src + 2 * j + L), lanes));
-    const int left = static_cast<int>(c.cols - j), wanted = 2 * left - 1;
-    const Vec<scalar_t> low = load_partial(src + 2 * j, wanted < L ? wanted : L);
-    const Vec<scalar_t> high = wanted > L ? load_partial(src + 2 * j + L, wanted - L) : Vec<scalar_t>{};
-    store_partial(dst + j, even_lanes(low, high, lanes), left);
+    const int left = static_cast<int>(c.cols - j);
+    store_partial(dst + j, load_every<2>(src + 2 * j, left), left);
   }
 }
 
@@ -129,7 +149,8 @@ void copy_2d(const Copy2d& given, const scalar_t* src, scalar_t* dst) {
   }
   if (c.dst_col != 1) return copy_elements(c, src, dst);
   if (c.src_col == 1) return copy_rows(c, src, dst);
-  if (c.src_row == 1 && c.rows > 1) return copy_transposed(c, src, dst);
+  if (c.src_row == 1 && c.rows > 1) return copy_transposed<1>(c, src, dst);
+  if (c.src_row == 2 && c.rows > 1) return copy_transposed<2>(c, src, dst);
   if (c.src_col == 2) return copy_every_second(c, src, dst);
   copy_elements(c, src, dst);
 }
@@ -137,8 +158,11 @@ void copy_2d(const Copy2d& given, const scalar_t* src, scalar_t* dst) {
 template <class scalar_t, int NV, int... I>
 constexpr void fill_rows(Kernels<scalar_t>& k, std::integer_sequence<int, I...>) {
   k.max_rows[NV] = sizeof...(I);
-  ((k.microkernel[NV][I + 1] = microkernel<scalar_t, I + 1, NV, 1>), ...);
-  ((k.microkernel_blocked[NV][I + 1] = microkernel<scalar_t, I + 1, NV, kLanes<scalar_t>>), ...);
+  ((k.microkernel[NV][I + 1] = microkernel<scalar_t, I + 1, NV, Rows::kBroadcast>), ...);
+  ((k.microkernel_blocked[NV][I + 1] = microkernel<scalar_t, I + 1, NV, Rows::kBlocked>), ...);
+  if constexpr (NV == 1) {
+    ((k.microkernel_lanewise[I + 1] = microkernel<scalar_t, I + 1, 1, Rows::kLanewise>), ...);
+  }
 }
 
 // MaxRows: the largest mr for nv = 1, 2, ...

@@ -108,7 +108,7 @@ py::dict plan(const std::string& contraction, const std::string& dtype, const st
   py::dict result;
   result["contraction"] = name_of(p.contraction);
   result["algorithm"] = name_of(p.algorithm);
-  result["reason"] = p.reason;
+  result["cycles"] = p.cycles;
   result["isa"] = p.isa;
   result["lanes"] = p.lanes;
   result["tile_rows"] = p.mr;

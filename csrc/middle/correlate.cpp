@@ -21,7 +21,9 @@
 
 #include "cut.h"
 #include "parallel.h"
+#include "planes.h"
 #include "scratch.h"
+#include "winograd.h"
 
 namespace tce {
 
@@ -81,7 +83,7 @@ class Worker {
   void run() {
     for (const KernelBlock& block : blocks_) {
       const RowSlots rows = make_row_slots(block.rows, item_.row_first, item_.row_last);
-      const ColumnRuns columns = make_column_runs(block.cols, item_.col_first, item_.col_last, false);
+      const SourceRuns columns = make_source_runs(block.cols, item_.col_first, item_.col_last, false);
       int64_t c0 = 0;
       do {  // at least once: without channels the result is the bias
         const int64_t channels = std::min(plan_.c_block, c_.C - c0);
@@ -106,7 +108,7 @@ class Worker {
   }
 
   // All tiles of one panel for one K block.
-  void run_panel(const KernelBlock& block, const RowSlots& rows, const ColumnRuns& columns, int64_t panel,
+  void run_panel(const KernelBlock& block, const RowSlots& rows, const SourceRuns& columns, int64_t panel,
                  int64_t c0, int64_t channels, bool first, bool last) {
     const int64_t o0 = panel * lanes_, valid = std::min(lanes_, c_.O - o0);
     // The last panel of a group may need fewer vectors.
@@ -129,7 +131,7 @@ class Worker {
   }
 
   // The tiles of one row and one column phase.
-  void run_phase(const KernelBlock& block, const RowSlots& rows, const ColumnRuns& columns, int64_t row,
+  void run_phase(const KernelBlock& block, const RowSlots& rows, const SourceRuns& columns, int64_t row,
                  size_t phase, int nv, int64_t channels, bool accumulate, scalar_t* tiles) {
     const Axis& axis = block.cols;
     const KRange j = phase_range(static_cast<int64_t>(phase), axis.out_step, item_.col_first, item_.col_last);
@@ -144,7 +146,7 @@ class Worker {
       const int32_t slot = rows.slot[(row - item_.row_first) * rows.max_taps + t];
       if (slot < 0) continue;
       for (size_t u = 0; u < col_taps.size(); ++u) {
-        step->a = static_cast<int32_t>(slot * channels * columns.width + columns.start[phase][u] + j.begin);
+        step->a = static_cast<int32_t>(slot * channels * columns.length + columns.start[phase][u] + j.begin);
         step->b = static_cast<int32_t>(
             ((row_taps[t].k - block.kh.begin) * nw + col_taps[u].k - block.kw.begin) * panel);
         ++step;
@@ -156,7 +158,7 @@ class Worker {
     tile.inner = step - steps_;
     tile.outer = channels;
     tile.b = weight_;
-    tile.a_outer = columns.width;
+    tile.a_outer = columns.length;
     tile.b_outer = (block.kh.end - block.kh.begin) * nw * panel;
     tile.c_stride = axis.out_step * lanes_;
     tile.accumulate = accumulate;
@@ -246,9 +248,26 @@ void correlate_region(const Correlation<scalar_t>& c, const Plan& plan, const Ke
   }
 }
 
+template <class scalar_t>
+void correlate_as_planned(const Correlation<scalar_t>& c, const Plan& plan, const Plan& direct,
+                          const Kernels<scalar_t>& kernels, int threads) {
+  switch (plan.algorithm) {
+    case Algorithm::kDirect:
+      return correlate(c, plan, kernels, threads);
+    case Algorithm::kWinograd:
+      return winograd_correlate(c, plan, direct, kernels, threads);
+    case Algorithm::kPixels:
+      return pixels_correlate(c, plan, kernels, threads);
+    case Algorithm::kLanewise:
+      return lanewise_correlate(c, plan, kernels, threads);
+  }
+}
+
 #define TCE_INSTANTIATE(scalar_t)                                                                        \
   template void correlate<scalar_t>(const Correlation<scalar_t>&, const Plan&, const Kernels<scalar_t>&, \
                                     int);                                                                \
+  template void correlate_as_planned<scalar_t>(const Correlation<scalar_t>&, const Plan&, const Plan&,   \
+                                               const Kernels<scalar_t>&, int);                           \
   template void correlate_region<scalar_t>(const Correlation<scalar_t>&, const Plan&,                    \
                                            const Kernels<scalar_t>&, const Region&);
 TCE_INSTANTIATE(float)

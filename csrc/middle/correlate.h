@@ -40,6 +40,13 @@ struct Region {
   int64_t o_first, o_last;
 };
 
+// By the algorithm of the plan: direct (correlate.cpp), winograd, pixels or lanewise. `direct`: the direct
+// plan.
+template <class scalar_t>
+void correlate_as_planned(const Correlation<scalar_t>& correlation, const Plan& plan, const Plan& direct,
+                          const Kernels<scalar_t>& kernels, int threads);
+
+// By the direct algorithm.
 template <class scalar_t>
 void correlate(const Correlation<scalar_t>& correlation, const Plan& plan, const Kernels<scalar_t>& kernels,
                int threads);

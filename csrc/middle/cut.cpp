@@ -104,6 +104,19 @@ PanelCut cut_winograd(const Plan& plan, const CorrelationSize& size, int64_t cha
   });
 }
 
+int64_t cut_groups(const Plan& plan, int64_t groups, int64_t others, int threads) {
+  const ConvGeometry& g = plan.geometry;
+  // A group has its pixels in the lanes; with lanes over groups, a block of groups has all of them in every
+  // vector.
+  const double group = static_cast<double>(g.Ci * g.Co * g.kH * g.kW) *
+                       static_cast<double>(plan.rows * plan.cols) /
+                       (plan.algorithm == Algorithm::kLanewise ? 1 : plan.lanes);
+  // Several groups share an item until it is worth its overhead; but every thread gets some.
+  const int64_t worth = std::max<int64_t>(1, static_cast<int64_t>(10 * kItem / std::max(group, 1.0)));
+  return std::clamp<int64_t>(std::min(worth, groups * others / (4 * threads)), 1,
+                             std::max<int64_t>(1, groups));
+}
+
 WeightCut cut_grad_weight(const Plan& plan, int64_t pixels, int threads) {
   const ConvGeometry& g = plan.geometry;
   const double px = static_cast<double>(pixels);

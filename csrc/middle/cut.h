@@ -23,6 +23,9 @@ PanelCut cut_correlation(const Plan& plan, const CorrelationSize& size, int64_t 
 
 PanelCut cut_winograd(const Plan& plan, const CorrelationSize& size, int64_t channels, int threads);
 
+// Groups (pixels) or blocks of groups (lanewise) of an item; `others`: images and chunks of an image.
+int64_t cut_groups(const Plan& plan, int64_t groups, int64_t others, int threads);
+
 struct WeightCut {
   int64_t panels, channels, kh;  // of an item, at most; never more than the plan's
 };

@@ -7,7 +7,6 @@
 
 #include "contractions.h"
 #include "correlate.h"
-#include "winograd.h"
 
 namespace tce {
 
@@ -22,8 +21,7 @@ void forward(const Plan& plan, const Plan& direct, const ConvGeometry& g, const 
   c.weight_group = g.Co * t.b.stride[0];
   c.rows = [&](KRange kh) { return forward_axis(g.oH, g.iH, kh, g.stride_h, g.padding_h, g.dilation_h); };
   c.cols = [&](KRange kw) { return forward_axis(g.oW, g.iW, kw, g.stride_w, g.padding_w, g.dilation_w); };
-  if (plan.algorithm == Algorithm::kWinograd) return winograd_correlate(c, plan, direct, kernels, threads);
-  correlate(c, plan, kernels, threads);
+  correlate_as_planned(c, plan, direct, kernels, threads);
 }
 
 template void forward<float>(const Plan&, const Plan&, const ConvGeometry&, const Operands<float>&,

@@ -3,11 +3,10 @@
 //                 for the oh, ow with  ih = oh*stride_h - padding_h + kh*dilation_h,  iw likewise
 //
 // A correlation over dY with one phase per residue of the stride; W's channels exchange their roles. With a
-// bias this is conv_transpose2d. The loops are in correlate.cpp and winograd.cpp.
+// bias this is conv_transpose2d. The loops are in the algorithms' files (correlate.h).
 
 #include "contractions.h"
 #include "correlate.h"
-#include "winograd.h"
 
 namespace tce {
 
@@ -22,8 +21,7 @@ void grad_input(const Plan& plan, const Plan& direct, const ConvGeometry& g, con
   c.weight_group = g.Co * t.b.stride[0];
   c.rows = [&](KRange kh) { return grad_input_axis(g.iH, g.oH, kh, g.stride_h, g.padding_h, g.dilation_h); };
   c.cols = [&](KRange kw) { return grad_input_axis(g.iW, g.oW, kw, g.stride_w, g.padding_w, g.dilation_w); };
-  if (plan.algorithm == Algorithm::kWinograd) return winograd_correlate(c, plan, direct, kernels, threads);
-  correlate(c, plan, kernels, threads);
+  correlate_as_planned(c, plan, direct, kernels, threads);
 }
 
 template void grad_input<float>(const Plan&, const Plan&, const ConvGeometry&, const Operands<float>&,

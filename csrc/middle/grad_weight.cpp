@@ -24,6 +24,7 @@
 #include "cut.h"
 #include "pack.h"
 #include "parallel.h"
+#include "planes.h"
 #include "scratch.h"
 #include "winograd.h"
 
@@ -80,7 +81,7 @@ class Worker {
  private:
   void sum_chunk(const RowSlots& rows, int64_t row_first, int64_t row_last, int64_t col_first,
                  int64_t col_last) {
-    const ColumnRuns columns = make_column_runs(cols_, col_first, col_last, merged_);
+    const SourceRuns columns = make_source_runs(cols_, col_first, col_last, merged_);
     TensorView<const scalar_t> x = t_.a;
     x.data += (item_.g * g_.Ci + item_.ci.begin) * x.stride[1];
     pack_pixel_major(kernels_, x, channels_, channels_, g_.iW, rows, columns, source_);
@@ -119,7 +120,7 @@ class Worker {
   }
 
   // The chunk's pixels that have a term for kernel row h, in order; returns how many.
-  int64_t make_steps(const RowSlots& rows, const ColumnRuns& columns, int64_t h, int64_t n_rows,
+  int64_t make_steps(const RowSlots& rows, const SourceRuns& columns, int64_t h, int64_t n_rows,
                      int64_t col_first, int64_t cols) {
     KStep* step = steps_;
     for (int64_t r = 0; r < n_rows; ++r) {
@@ -127,7 +128,7 @@ class Worker {
       if (slot < 0) continue;
       for (int64_t i = 0; i < cols; ++i, ++step) {
         step->a =
-            static_cast<int32_t>((slot * columns.width + (col_first + i) * columns.out_step) * channels_);
+            static_cast<int32_t>((slot * columns.length + (col_first + i) * columns.out_step) * channels_);
         step->b = static_cast<int32_t>((r * cols + i) * lanes_);
       }
     }
@@ -219,6 +220,7 @@ void grad_weight(const Plan& plan, const Plan& direct, const ConvGeometry& g, co
                  const Kernels<scalar_t>& kernels, int threads) {
   if (plan.algorithm == Algorithm::kWinograd)
     return winograd_grad_weight(plan, direct, g, t, kernels, threads);
+  if (plan.algorithm == Algorithm::kLanewise) return lanewise_grad_weight(plan, g, t, kernels, threads);
   direct_grad_weight(plan, g, t, kernels, threads);
 }
 

@@ -48,8 +48,8 @@ RowSlots make_row_slots(const Axis& axis, int64_t first, int64_t last) {
   return slots;
 }
 
-ColumnRuns make_column_runs(const Axis& axis, int64_t first, int64_t last, bool dense) {
-  ColumnRuns columns = {};
+SourceRuns make_source_runs(const Axis& axis, int64_t first, int64_t last, bool dense) {
+  SourceRuns columns = {};
   columns.step = dense ? 1 : axis.source_step;
   columns.out_step = dense ? axis.source_step : 1;
   struct Range {
@@ -75,10 +75,10 @@ ColumnRuns make_column_runs(const Axis& axis, int64_t first, int64_t last, bool 
   }
   std::vector<int64_t> base;
   for (const Range& range : ranges) {
-    base.push_back(columns.width);
+    base.push_back(columns.length);
     columns.runs.push_back(
-        {range.low * columns.step + range.residue, range.high - range.low + 1, columns.width});
-    columns.width += range.high - range.low + 1;
+        {range.low * columns.step + range.residue, range.high - range.low + 1, columns.length});
+    columns.length += range.high - range.low + 1;
   }
   columns.start.resize(axis.phases.size());
   for (size_t f = 0; f < axis.phases.size(); ++f) {
@@ -96,9 +96,9 @@ ColumnRuns make_column_runs(const Axis& axis, int64_t first, int64_t last, bool 
 namespace {
 
 // The part [begin, end) of a run that lies inside the image; begin == end where none does.
-KRange inside(const ColumnRuns::Run& run, int64_t step, int64_t source_w) {
-  const int64_t begin = std::clamp<int64_t>(ceil_div(-run.column, step), 0, run.count);
-  const int64_t end = std::clamp<int64_t>(ceil_div(source_w - run.column, step), begin, run.count);
+KRange inside(const SourceRuns::Run& run, int64_t step, int64_t source_w) {
+  const int64_t begin = std::clamp<int64_t>(ceil_div(-run.position, step), 0, run.count);
+  const int64_t end = std::clamp<int64_t>(ceil_div(source_w - run.position, step), begin, run.count);
   return {begin, end};
 }
 
@@ -106,34 +106,34 @@ KRange inside(const ColumnRuns::Run& run, int64_t step, int64_t source_w) {
 
 template <class scalar_t>
 void pack_channel_major(const Kernels<scalar_t>& kernels, const TensorView<const scalar_t>& x,
-                        int64_t channels, int64_t source_w, const RowSlots& rows, const ColumnRuns& columns,
+                        int64_t channels, int64_t source_w, const RowSlots& rows, const SourceRuns& columns,
                         scalar_t* dst) {
   const auto [sn, sc, sh, sw] = x.stride;
   for (const RowSlots::Source& source : rows.source) {
     const scalar_t* src = x.data + source.n * sn + source.position * sh;
-    for (const ColumnRuns::Run& run : columns.runs) {
+    for (const SourceRuns::Run& run : columns.runs) {
       const KRange valid = inside(run, columns.step, source_w);
       scalar_t* d = dst + run.base;
       for (int64_t c = 0; c < channels; ++c) {
-        std::fill(d + c * columns.width, d + c * columns.width + valid.begin, scalar_t(0));
-        std::fill(d + c * columns.width + valid.end, d + c * columns.width + run.count, scalar_t(0));
+        std::fill(d + c * columns.length, d + c * columns.length + valid.begin, scalar_t(0));
+        std::fill(d + c * columns.length + valid.end, d + c * columns.length + run.count, scalar_t(0));
       }
       if (valid.begin == valid.end) continue;
-      kernels.copy_2d({channels, valid.end - valid.begin, sc, sw * columns.step, columns.width, 1},
-                      src + (run.column + valid.begin * columns.step) * sw, d + valid.begin);
+      kernels.copy_2d({channels, valid.end - valid.begin, sc, sw * columns.step, columns.length, 1},
+                      src + (run.position + valid.begin * columns.step) * sw, d + valid.begin);
     }
-    dst += channels * columns.width;
+    dst += channels * columns.length;
   }
 }
 
 template <class scalar_t>
 void pack_pixel_major(const Kernels<scalar_t>& kernels, const TensorView<const scalar_t>& x, int64_t channels,
-                      int64_t stride, int64_t source_w, const RowSlots& rows, const ColumnRuns& columns,
+                      int64_t stride, int64_t source_w, const RowSlots& rows, const SourceRuns& columns,
                       scalar_t* dst) {
   const auto [sn, sc, sh, sw] = x.stride;
   for (const RowSlots::Source& source : rows.source) {
     const scalar_t* src = x.data + source.n * sn + source.position * sh;
-    for (const ColumnRuns::Run& run : columns.runs) {
+    for (const SourceRuns::Run& run : columns.runs) {
       const KRange valid = inside(run, columns.step, source_w);
       scalar_t* d = dst + run.base * stride;
       if (channels < stride) {
@@ -144,9 +144,41 @@ void pack_pixel_major(const Kernels<scalar_t>& kernels, const TensorView<const s
       }
       if (valid.begin == valid.end) continue;
       kernels.copy_2d({valid.end - valid.begin, channels, sw * columns.step, sc, stride, 1},
-                      src + (run.column + valid.begin * columns.step) * sw, d + valid.begin * stride);
+                      src + (run.position + valid.begin * columns.step) * sw, d + valid.begin * stride);
     }
-    dst += columns.width * stride;
+    dst += columns.length * stride;
+  }
+}
+
+template <class scalar_t>
+void pack_planes(const Kernels<scalar_t>& kernels, const scalar_t* src, const PlaneStrides& s,
+                 int64_t channels, int64_t source_h, int64_t source_w, const SourceRuns& rows,
+                 const SourceRuns& columns, scalar_t* dst) {
+  const bool blocked = s.dst_c == 1;  // a pixel's channels lie side by side
+  const auto zero = [&](scalar_t* pixel, int64_t count) {
+    if (blocked) {
+      std::fill(pixel, pixel + count * s.dst_px, scalar_t(0));
+    } else {
+      for (int64_t c = 0; c < channels; ++c) std::fill_n(pixel + c * s.dst_c, count, scalar_t(0));
+    }
+  };
+  for (const SourceRuns::Run& row : rows.runs) {
+    for (int64_t i = 0; i < row.count; ++i) {
+      scalar_t* line = dst + (row.base + i) * columns.length * s.dst_px;
+      const int64_t h = row.position + i * rows.step;
+      if (h < 0 || h >= source_h || (blocked && channels < s.dst_px)) zero(line, columns.length);
+      if (h < 0 || h >= source_h) continue;
+      for (const SourceRuns::Run& run : columns.runs) {
+        const KRange valid = inside(run, columns.step, source_w);
+        scalar_t* d = line + run.base * s.dst_px;
+        zero(d, valid.begin);
+        zero(d + valid.end * s.dst_px, run.count - valid.end);
+        kernels.copy_2d(
+            {channels, valid.end - valid.begin, s.src_c, s.src_w * columns.step, s.dst_c, s.dst_px},
+            src + h * s.src_h + (run.position + valid.begin * columns.step) * s.src_w,
+            d + valid.begin * s.dst_px);
+      }
+    }
   }
 }
 
@@ -177,11 +209,14 @@ void pack_weight(const Kernels<scalar_t>& kernels, const WeightView<scalar_t>& w
 
 #define TCE_INSTANTIATE(scalar_t)                                                                         \
   template void pack_channel_major<scalar_t>(const Kernels<scalar_t>&, const TensorView<const scalar_t>&, \
-                                             int64_t, int64_t, const RowSlots&, const ColumnRuns&,        \
+                                             int64_t, int64_t, const RowSlots&, const SourceRuns&,        \
                                              scalar_t*);                                                  \
   template void pack_pixel_major<scalar_t>(const Kernels<scalar_t>&, const TensorView<const scalar_t>&,   \
-                                           int64_t, int64_t, int64_t, const RowSlots&, const ColumnRuns&, \
+                                           int64_t, int64_t, int64_t, const RowSlots&, const SourceRuns&, \
                                            scalar_t*);                                                    \
+  template void pack_planes<scalar_t>(const Kernels<scalar_t>&, const scalar_t*, const PlaneStrides&,     \
+                                      int64_t, int64_t, int64_t, const SourceRuns&, const SourceRuns&,    \
+                                      scalar_t*);                                                         \
   template void pack_weight<scalar_t>(const Kernels<scalar_t>&, const WeightView<scalar_t>&, int64_t,     \
                                       int64_t, int64_t, KRange, KRange, scalar_t*);
 TCE_INSTANTIATE(float)

@@ -38,23 +38,26 @@ struct RowSlots {
 
 RowSlots make_row_slots(const Axis& axis, int64_t first, int64_t last);
 
-// The source columns of the result columns [first, last).
-struct ColumnRuns {
+// The source positions along one axis that the results [first, last) read. They are split by residue modulo
+// the source step, so that neighbouring results read neighbouring packed elements:
+//
+//   source_step = 2, taps kw = 0, 1, 2:    packed row = | columns of kw 0 and 2: even | columns of kw 1: odd
+//   |
+struct SourceRuns {
   struct Run {
-    int64_t column, count,
-        base;  // source columns column + i * step, i < count, at elements base + i of a packed row
+    int64_t position, count, base;  // positions position + i * step, i < count, at packed elements base + i
   };
-  int64_t step;           // between neighbouring packed columns
-  int64_t out_step;       // packed columns from result j to result j + 1 of a phase
-  int64_t width;          // of a packed row
+  int64_t step;           // between neighbouring packed elements
+  int64_t out_step;       // packed elements from result j to result j + 1 of a phase
+  int64_t length;         // packed elements
   std::vector<Run> runs;  // one per residue that a tap reads
   std::vector<std::vector<int64_t>>
-      start;  // [phase][tap]: packed column of j = 0 (j counts within the phase)
+      start;  // [phase][tap]: packed element of j = 0 (j counts within the phase)
 };
 
-// `dense`: keep all columns in one run of step 1, neighbouring kw side by side; result j then reads column
-// start + j * source_step.
-ColumnRuns make_column_runs(const Axis& axis, int64_t first, int64_t last, bool dense);
+// `dense`: keep all positions in one run of step 1, neighbouring taps side by side; result j then reads
+// element start + j * source_step.
+SourceRuns make_source_runs(const Axis& axis, int64_t first, int64_t last, bool dense);
 
 // The j of a phase whose outputs phase + j * out_step lie in [first, last).
 inline KRange phase_range(int64_t phase, int64_t out_step, int64_t first, int64_t last) {
@@ -64,13 +67,24 @@ inline KRange phase_range(int64_t phase, int64_t out_step, int64_t first, int64_
 // x: the first channel of the view to pack; dst: channel-major, see above.
 template <class scalar_t>
 void pack_channel_major(const Kernels<scalar_t>& kernels, const TensorView<const scalar_t>& x,
-                        int64_t channels, int64_t source_w, const RowSlots& rows, const ColumnRuns& columns,
+                        int64_t channels, int64_t source_w, const RowSlots& rows, const SourceRuns& columns,
                         scalar_t* dst);
 // `stride`: from column to column in dst, >= channels; the elements between are zero.
 template <class scalar_t>
 void pack_pixel_major(const Kernels<scalar_t>& kernels, const TensorView<const scalar_t>& x, int64_t channels,
-                      int64_t stride, int64_t source_w, const RowSlots& rows, const ColumnRuns& columns,
+                      int64_t stride, int64_t source_w, const RowSlots& rows, const SourceRuns& columns,
                       scalar_t* dst);
+
+// The planes of `channels` channels of one image. src: element (c, h, w) at c * src_c + h * src_h + w *
+// src_w; dst: channel c's packed pixel i, counted row by row, at c * dst_c + i * dst_px. Lanes of dst_px that
+// have no channel (dst_c == 1) are zero.
+struct PlaneStrides {
+  int64_t src_c, src_h, src_w, dst_c, dst_px;
+};
+template <class scalar_t>
+void pack_planes(const Kernels<scalar_t>& kernels, const scalar_t* src, const PlaneStrides& strides,
+                 int64_t channels, int64_t source_h, int64_t source_w, const SourceRuns& rows,
+                 const SourceRuns& columns, scalar_t* dst);
 
 // A weight as a correlation reads it: strides of its lane (result) channel, summed channel and kernel
 // elements.

@@ -47,37 +47,61 @@ const char* name_of(Contraction contraction) {
 }
 
 const char* name_of(Algorithm algorithm) {
-  return algorithm == Algorithm::kWinograd ? "winograd" : "direct";
+  switch (algorithm) {
+    case Algorithm::kDirect:
+      return "direct";
+    case Algorithm::kWinograd:
+      return "winograd";
+    case Algorithm::kPixels:
+      return "pixels";
+    default:
+      return "lanewise";
+  }
 }
 
 template <class scalar_t>
 Plan make_plan(Contraction contraction, const ConvGeometry& geometry, bool pixels_merge,
                const PlanOptions& options, const KernelTable& table) {
-  Plan plan = {};
-  plan.contraction = contraction;
-  plan.isa = table.isa;
-  plan.element_size = sizeof(scalar_t);
-  plan.geometry = pixels_merge && is_pointwise(geometry) ? flattened(geometry) : geometry;
-  plan.geometry.N = 0;
+  Plan common = {};
+  common.contraction = contraction;
+  common.isa = table.isa;
+  common.element_size = sizeof(scalar_t);
+  common.geometry = pixels_merge && is_pointwise(geometry) ? flattened(geometry) : geometry;
+  common.geometry.N = 0;
   const Kernels<scalar_t>& kernels = kernels_of<scalar_t>(table);
-  Plan direct = plan;
-  direct.algorithm = Algorithm::kDirect;
-  const double direct_cycles = plan_direct(direct, kernels);
-  if (!winograd_applies(plan.geometry)) {
-    direct.reason = "Winograd needs a 3x3 kernel, stride 1 and dilation 1";
-  } else if (!options.winograd) {
-    direct.reason = "Winograd is switched off";
-  } else {
-    plan.algorithm = Algorithm::kWinograd;
-    if (plan_winograd(plan, kernels) < direct_cycles) {
-      plan.reason = "fewer cycles by estimate than the direct algorithm";
-      return plan;
-    }
-    direct.reason = "fewer cycles by estimate than Winograd";
+
+  const auto planned = [&](Algorithm algorithm, double (*plan_algorithm)(Plan&, const Kernels<scalar_t>&)) {
+    Plan plan = common;
+    plan.algorithm = algorithm;
+    plan.cycles = plan_algorithm(plan, kernels);
+    return plan;
+  };
+  Plan best = planned(Algorithm::kDirect, plan_direct<scalar_t>);
+  const auto consider = [&](const Plan& plan) {
+    if (plan.cycles < best.cycles) best = plan;
+  };
+  if (geometry.G > 1) consider(planned(Algorithm::kLanewise, plan_lanewise<scalar_t>));
+  consider(planned(Algorithm::kPixels, plan_pixels<scalar_t>));
+  if (options.winograd && winograd_applies(common.geometry)) {
+    consider(planned(Algorithm::kWinograd, plan_winograd<scalar_t>));
   }
+  return best;
+}
+
+template <class scalar_t>
+Plan make_direct_plan(const Plan& plan, const KernelTable& table) {
+  Plan direct = {};
+  direct.contraction = plan.contraction;
+  direct.algorithm = Algorithm::kDirect;
+  direct.isa = plan.isa;
+  direct.element_size = plan.element_size;
+  direct.geometry = plan.geometry;
+  direct.cycles = plan_direct(direct, kernels_of<scalar_t>(table));
   return direct;
 }
 
+template Plan make_direct_plan<float>(const Plan&, const KernelTable&);
+template Plan make_direct_plan<double>(const Plan&, const KernelTable&);
 template Plan make_plan<float>(Contraction, const ConvGeometry&, bool, const PlanOptions&,
                                const KernelTable&);
 template Plan make_plan<double>(Contraction, const ConvGeometry&, bool, const PlanOptions&,
@@ -89,7 +113,8 @@ std::string describe(const Plan& p) {
   std::ostringstream s;
   s << name_of(p.contraction) << ": " << name_of(p.algorithm) << ", "
     << (p.element_size == 4 ? "float32" : "float64") << " on " << p.isa << " (" << p.lanes << " lanes)\n"
-    << "  reason     " << p.reason << "\n"
+    << "  estimate   " << p.cycles
+    << " cycles per sample and group on one core, the least of the algorithms that apply\n"
     << "  geometry   G=" << g.G << " Ci=" << g.Ci << " Co=" << g.Co << " i=" << g.iH << "x" << g.iW
     << " o=" << g.oH << "x" << g.oW << " k=" << g.kH << "x" << g.kW << " stride=" << g.stride_h << ","
     << g.stride_w << " padding=" << g.padding_h << "," << g.padding_w << " dilation=" << g.dilation_h << ","

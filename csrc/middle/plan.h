@@ -19,7 +19,7 @@
 namespace tce {
 
 enum class Contraction { kForward, kGradInput, kGradWeight };
-enum class Algorithm { kDirect, kWinograd };
+enum class Algorithm { kDirect, kWinograd, kPixels, kLanewise };
 
 const char* name_of(Contraction contraction);
 const char* name_of(Algorithm algorithm);
@@ -32,7 +32,7 @@ struct PlanOptions {
 struct Plan {
   Contraction contraction;
   Algorithm algorithm;
-  const char* reason;  // why this algorithm
+  double cycles;  // estimate per sample and group on one core: the algorithm with the least is taken
   const char* isa;
   int element_size;
   int lanes;              // of a vector
@@ -65,6 +65,10 @@ inline int64_t panel_count(const Plan& plan, int64_t channels) {
 template <class scalar_t>
 Plan make_plan(Contraction contraction, const ConvGeometry& geometry, bool pixels_merge,
                const PlanOptions& options, const KernelTable& table);
+
+// The direct algorithm's plan for the contraction and geometry of another.
+template <class scalar_t>
+Plan make_direct_plan(const Plan& plan, const KernelTable& table);
 
 // grad_weight: the elements (kw, ci) of a kernel row lie side by side in the packed source, and a tile's rows
 // run over both.

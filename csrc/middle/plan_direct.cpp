@@ -4,7 +4,6 @@
 // layers of `python -m torch_conv_ext bench`; they are sizes of caches and of sums, not of single layers.
 
 #include <algorithm>
-#include <numeric>
 
 #include "pack.h"
 #include "plan_tiles.h"
@@ -30,33 +29,6 @@ constexpr int64_t kSumPixels = 512;
 constexpr int64_t kSourceBytes = 512 * 1024;
 constexpr int64_t kWeightBytes = 512 * 1024;
 constexpr int64_t kTileBytes = 1024 * 1024;
-
-// How far apart the sources of an axis lie (bounds of what make_row_slots and make_column_runs in pack.h lay
-// out).
-struct AxisBound {
-  int64_t out_size, source_size, out_step, source_step;
-  int64_t taps;       // of a phase, at most
-  int64_t taps_span;  // distance of the first and the last source that an output position can read, at most
-  int64_t classes;    // different residues of a source modulo source_step
-};
-
-AxisBound axis_bound(bool is_forward, int64_t o, int64_t i, int64_t k, int64_t stride, int64_t dilation) {
-  const int64_t residues = stride / std::gcd(stride, dilation);
-  if (is_forward) return {o, i, 1, stride, k, (k - 1) * dilation, std::min(k, residues)};
-  return {i, o, stride, 1, ceil_div(k, residues), ((k - 1) * dilation + stride) / stride + 1, 1};
-}
-
-// Source rows that `rows` consecutive result rows read; consecutive over the images, so some may be the next
-// image's.
-int64_t slots_bound(const AxisBound& a, int64_t rows) {
-  const int64_t images = a.out_size > 0 ? (rows - 1) / a.out_size + (rows > 1 ? 2 : 1) : 1;
-  const int64_t dense = ceil_div(rows * a.source_step, a.out_step) + images * (a.taps_span + 2);
-  return std::max<int64_t>(1, std::min({rows * a.taps, images * a.source_size, dense}));
-}
-
-int64_t width_bound(const AxisBound& a, int64_t cols) {
-  return a.classes * (ceil_div(cols, a.out_step) + a.taps_span / a.source_step + 2);
-}
 
 // forward and grad_input, seen as the correlation of correlate.h.
 template <class scalar_t>

@@ -3,6 +3,8 @@
 #pragma once
 
 #include <algorithm>
+#include <limits>
+#include <numeric>
 
 #include "plan.h"
 
@@ -57,11 +59,46 @@ double choose_tile(Plan& plan, const Kernels<scalar_t>& k, int64_t count, int64_
   return best;
 }
 
+// How far apart the sources of an axis lie (bounds of what make_row_slots and make_source_runs in pack.h lay
+// out).
+struct AxisBound {
+  int64_t out_size, source_size, out_step, source_step;
+  int64_t taps;       // of a phase, at most
+  int64_t taps_span;  // distance of the first and the last source that an output position can read, at most
+  int64_t classes;    // different residues of a source modulo source_step
+};
+
+inline AxisBound axis_bound(bool is_forward, int64_t o, int64_t i, int64_t k, int64_t stride,
+                            int64_t dilation) {
+  const int64_t residues = stride / std::gcd(stride, dilation);
+  if (is_forward) return {o, i, 1, stride, k, (k - 1) * dilation, std::min(k, residues)};
+  return {i, o, stride, 1, ceil_div(k, residues), ((k - 1) * dilation + stride) / stride + 1, 1};
+}
+
+// Source rows that `rows` consecutive result rows read; consecutive over the images, so some may be the next
+// image's.
+inline int64_t slots_bound(const AxisBound& a, int64_t rows) {
+  const int64_t images = a.out_size > 0 ? (rows - 1) / a.out_size + (rows > 1 ? 2 : 1) : 1;
+  const int64_t dense = ceil_div(rows * a.source_step, a.out_step) + images * (a.taps_span + 2);
+  return std::max<int64_t>(1, std::min({rows * a.taps, images * a.source_size, dense}));
+}
+
+inline int64_t width_bound(const AxisBound& a, int64_t cols) {
+  return a.classes * (ceil_div(cols, a.out_step) + a.taps_span / a.source_step + 2);
+}
+
 // What is best for each algorithm, and the cycles that it is expected to take per sample and group on one
 // core. The cycles compare algorithms with each other; they are no prediction of time.
 template <class scalar_t>
 double plan_direct(Plan& plan, const Kernels<scalar_t>& kernels);
 template <class scalar_t>
 double plan_winograd(Plan& plan, const Kernels<scalar_t>& kernels);
+template <class scalar_t>
+double plan_pixels(Plan& plan, const Kernels<scalar_t>& kernels);
+template <class scalar_t>
+double plan_lanewise(Plan& plan, const Kernels<scalar_t>& kernels);
+
+// The cycles of an algorithm that cannot compute a geometry, or not within its scratch.
+constexpr double kNever = std::numeric_limits<double>::infinity();
 
 }  // namespace tce

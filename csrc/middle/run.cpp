@@ -22,9 +22,8 @@ void run(Contraction contraction, const ConvGeometry& geometry, const Operands<s
   const bool merge = rows_merge(t.a, geometry.iW) &&
                      (weight ? rows_merge(t.b, geometry.iW) : rows_merge(t.result, geometry.iW));
   const Plan plan = make_plan<scalar_t>(contraction, geometry, merge, options, table);
-  const Plan direct = plan.algorithm == Algorithm::kDirect
-                          ? plan
-                          : make_plan<scalar_t>(contraction, geometry, merge, {false}, table);
+  // Winograd leaves what is not finite to the direct algorithm.
+  const Plan direct = plan.algorithm == Algorithm::kWinograd ? make_direct_plan<scalar_t>(plan, table) : plan;
   ConvGeometry g = plan.geometry;
   g.N = geometry.N;
   const Kernels<scalar_t>& kernels = kernels_of<scalar_t>(table);

@@ -90,7 +90,7 @@ class Worker {
   // V[36][group][tile][lanes]
   void transform_source() {
     const RowSlots rows = make_row_slots(rows_, item_.row_first, item_.row_last);
-    const ColumnRuns columns = make_column_runs(cols_, item_.col_first, item_.col_last, true);
+    const SourceRuns columns = make_source_runs(cols_, item_.col_first, item_.col_last, true);
     for (int64_t group = 0; group < groups_; ++group) {
       TensorView<const scalar_t> source = c_.source;
       source.data += (item_.g * c_.C + group * lanes_) * source.stride[1];

@@ -32,9 +32,9 @@ Axis tile_axis(int64_t out_size, int64_t source_size, int64_t first);
 // the first column of the row that the tiles read with tap i. Outside the image that is a row of zeros, which
 // is made behind the packed rows.
 template <class scalar_t, class F>
-void each_tile_row(scalar_t* packed, const RowSlots& rows, const ColumnRuns& columns, int64_t count,
+void each_tile_row(scalar_t* packed, const RowSlots& rows, const SourceRuns& columns, int64_t count,
                    int64_t col_first, int64_t pixel, F&& transform) {
-  const int64_t slot_size = columns.width * pixel;
+  const int64_t slot_size = columns.length * pixel;
   scalar_t* zeros = packed + static_cast<int64_t>(rows.source.size()) * slot_size;
   std::fill(zeros, zeros + slot_size, scalar_t(0));
   for (int64_t row = 0; row < count; ++row) {

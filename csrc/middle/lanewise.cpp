@@ -1,0 +1,190 @@
+// forward and grad_input with lanes over groups: depthwise convolution, where a group has one channel, and
+// groups of a few channels. Nothing is broadcast and no lane is wasted, whatever the width of the image.
+//
+// Loops, outermost first, with what each holds:
+//
+//   item (image, blocks of lanes groups, chunk of rows, chunk of columns)    one thread; disjoint results
+//     block of groups
+//       summed channels' planes packed: [c][height][width][lanes] L2 result channel of a group weights
+//       packed: [c][kh][kw][lanes]                                 L1
+//         row and column phase, kernel rows (kh_block): the steps
+//           row, tile (mr pixels)          microkernel, lane by lane registers
+//         the tiles go to the tensor, transposed where its layout asks for it
+
+#include <algorithm>
+#include <vector>
+
+#include "cut.h"
+#include "parallel.h"
+#include "planes.h"
+#include "scratch.h"
+
+namespace tce {
+
+namespace {
+
+struct Item {
+  int64_t n, block_first, block_last;  // block b: groups b * lanes, ...
+  int64_t row_first, row_last, col_first, col_last;
+};
+
+template <class scalar_t>
+class Worker {
+ public:
+  Worker(const Correlation<scalar_t>& c, const Plan& plan, const Kernels<scalar_t>& kernels, const Axis& rows,
+         const Axis& cols, const Item& item)
+      : c_(c),
+        plan_(plan),
+        kernels_(kernels),
+        row_axis_(rows),
+        col_axis_(cols),
+        item_(item),
+        scratch_(plan.scratch_bytes),
+        rows_(make_source_runs(rows, item.row_first, item.row_last, false)),
+        cols_(make_source_runs(cols, item.col_first, item.col_last, false)),
+        lanes_(kernels.lanes),
+        out_h_(item.row_last - item.row_first),
+        out_w_(item.col_last - item.col_first) {
+    const auto take = [&](int64_t bytes) {
+      return scratch_.template take<scalar_t>(bytes / static_cast<int64_t>(sizeof(scalar_t)));
+    };
+    source_ = take(plan.source_bytes);
+    weight_ = take(plan.weight_bytes);
+    tiles_ = take(plan.tile_bytes);
+    steps_ = scratch_.template take<KStep>(plan.kh_block * c.kW);
+  }
+
+  void run() {
+    for (int64_t b = item_.block_first; b < item_.block_last; ++b) {
+      run_block(b * lanes_, std::min<int64_t>(c_.G, (b + 1) * lanes_));
+    }
+  }
+
+ private:
+  void run_block(int64_t g_first, int64_t g_last) {
+    const int64_t valid = g_last - g_first, plane = rows_.length * cols_.length * lanes_;
+    const auto [sn, sc, sh, sw] = c_.source.stride;
+    for (int64_t c = 0; c < c_.C; ++c) {
+      pack_planes(kernels_, c_.source.data + item_.n * sn + (g_first * c_.C + c) * sc,
+                  {c_.C * sc, sh, sw, 1, lanes_}, valid, c_.source_h, c_.source_w, rows_, cols_,
+                  source_ + c * plane);
+    }
+    for (int64_t o = 0; o < c_.O; ++o) {
+      WeightView<scalar_t> w = c_.weight;
+      w.data += g_first * c_.weight_group + o * w.lane;
+      w.lane = c_.weight_group;
+      pack_weight(kernels_, w, valid, lanes_, c_.C, {0, c_.kH}, {0, c_.kW}, weight_);
+      if (c_.bias) start_with_bias(g_first, valid, o);
+      for (size_t fh = 0; fh < row_axis_.phases.size(); ++fh) {
+        for (size_t fw = 0; fw < col_axis_.phases.size(); ++fw) run_phases(fh, fw);
+      }
+      store(g_first, valid, o);
+    }
+  }
+
+  // The rows and columns of one pair of phases.
+  void run_phases(size_t fh, size_t fw) {
+    const KRange jh =
+        phase_range(static_cast<int64_t>(fh), row_axis_.out_step, item_.row_first, item_.row_last);
+    const KRange jw =
+        phase_range(static_cast<int64_t>(fw), col_axis_.out_step, item_.col_first, item_.col_last);
+    const int64_t count = jw.end - jw.begin;
+    if (count <= 0 || jh.end <= jh.begin) return;
+    const std::vector<Tap>&row_taps = row_axis_.phases[fh].taps, &col_taps = col_axis_.phases[fw].taps;
+    TileProblem<scalar_t> tile = {};
+    tile.b = weight_;
+    tile.steps = steps_;
+    tile.outer = c_.C;
+    tile.a_outer = rows_.length * cols_.length * lanes_;
+    tile.b_outer = c_.kH * c_.kW * lanes_;
+    tile.c_stride = col_axis_.out_step * lanes_;
+    tile.accumulate = c_.bias;
+    const int64_t column = static_cast<int64_t>(fw) + jw.begin * col_axis_.out_step - item_.col_first;
+    const int64_t parts = ceil_div(count, kernels_.max_rows[1]);
+    size_t t0 = 0;
+    do {  // at least once: without taps the result is the bias
+      const size_t t1 = std::min(row_taps.size(), t0 + static_cast<size_t>(plan_.kh_block));
+      KStep* step = steps_;
+      for (size_t t = t0; t < t1; ++t) {
+        for (size_t u = 0; u < col_taps.size(); ++u, ++step) {
+          const int64_t pixel =
+              (rows_.start[fh][t] + jh.begin) * cols_.length + cols_.start[fw][u] + jw.begin;
+          step->a = static_cast<int32_t>(pixel * lanes_);
+          step->b = static_cast<int32_t>((row_taps[t].k * c_.kW + col_taps[u].k) * lanes_);
+        }
+      }
+      tile.inner = step - steps_;
+      for (int64_t j = jh.begin; j < jh.end; ++j) {
+        const int64_t row = static_cast<int64_t>(fh) + j * row_axis_.out_step - item_.row_first;
+        for (int64_t i = 0; i < parts; ++i) {
+          const int64_t begin = part_start(count, parts, i), end = part_start(count, parts, i + 1);
+          tile.a = source_ + ((j - jh.begin) * cols_.length + begin) * lanes_;
+          tile.c_tile = tiles_ + (row * out_w_ + column + begin * col_axis_.out_step) * lanes_;
+          kernels_.microkernel_lanewise[end - begin](tile);
+        }
+      }
+      tile.accumulate = true;
+      t0 = t1;
+    } while (t0 < row_taps.size());
+  }
+
+  void start_with_bias(int64_t g_first, int64_t valid, int64_t o) {
+    for (int64_t l = 0; l < lanes_; ++l)
+      tiles_[l] = l < valid ? c_.bias[(g_first + l) * c_.O + o] : scalar_t(0);
+    for (int64_t i = 1; i < out_h_ * out_w_; ++i) std::copy_n(tiles_, lanes_, tiles_ + i * lanes_);
+  }
+
+  void store(int64_t g_first, int64_t valid, int64_t o) {
+    const auto [sn, sc, sh, sw] = c_.out.stride;
+    scalar_t* out =
+        c_.out.data + item_.n * sn + (g_first * c_.O + o) * sc + item_.row_first * sh + item_.col_first * sw;
+    // Rows that follow each other in the tensor without a gap are one long row.
+    const bool merge = sh == out_w_ * sw;
+    const int64_t lines = merge ? 1 : out_h_, width = merge ? out_h_ * out_w_ : out_w_;
+    for (int64_t i = 0; i < lines; ++i) {
+      kernels_.copy_2d({valid, width, 1, lanes_, c_.O * sc, sw}, tiles_ + i * width * lanes_, out + i * sh);
+    }
+  }
+
+  const Correlation<scalar_t>& c_;
+  const Plan& plan_;
+  const Kernels<scalar_t>& kernels_;
+  const Axis &row_axis_, &col_axis_;
+  const Item item_;
+  Scratch scratch_;
+  const SourceRuns rows_, cols_;
+  const int64_t lanes_, out_h_, out_w_;
+  scalar_t *source_, *weight_, *tiles_;
+  KStep* steps_;
+};
+
+}  // namespace
+
+template <class scalar_t>
+void lanewise_correlate(const Correlation<scalar_t>& c, const Plan& plan, const Kernels<scalar_t>& kernels,
+                        int threads) {
+  const Axis rows = c.rows({0, c.kH}), cols = c.cols({0, c.kW});
+  const int64_t row_parts = ceil_div(c.out_h, plan.rows), col_parts = ceil_div(c.out_w, plan.cols);
+  const int64_t blocks = ceil_div(c.G, kernels.lanes);
+  const int64_t block_parts =
+      ceil_div(blocks, cut_groups(plan, blocks, c.N * row_parts * col_parts, threads));
+  parallel_for(c.N * block_parts * row_parts * col_parts, threads, [&](int64_t i) {
+    Item item;
+    const int64_t w = i % col_parts, h = i / col_parts % row_parts,
+                  b = i / col_parts / row_parts % block_parts;
+    item.n = i / col_parts / row_parts / block_parts;
+    item.block_first = part_start(blocks, block_parts, b);
+    item.block_last = part_start(blocks, block_parts, b + 1);
+    item.row_first = part_start(c.out_h, row_parts, h);
+    item.row_last = part_start(c.out_h, row_parts, h + 1);
+    item.col_first = part_start(c.out_w, col_parts, w);
+    item.col_last = part_start(c.out_w, col_parts, w + 1);
+    Worker<scalar_t>(c, plan, kernels, rows, cols, item).run();
+  });
+}
+
+template void lanewise_correlate<float>(const Correlation<float>&, const Plan&, const Kernels<float>&, int);
+template void lanewise_correlate<double>(const Correlation<double>&, const Plan&, const Kernels<double>&,
+                                         int);
+
+}  // namespace tce

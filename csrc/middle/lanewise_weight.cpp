@@ -1,0 +1,168 @@
+// grad_weight with lanes over groups: depthwise convolution, and groups of a few channels.
+//
+// Loops, outermost first, with what each holds:
+//
+//   item (lanes groups, kernel rows)            one thread; its sums in scratch: [co][ci][kh][kw][lanes]
+//     image, chunk of rows and columns of dY    planes packed: X [ci][height][width][lanes], dY
+//     [co][pixel][lanes]   L2
+//       co, ci, kh, kernel columns (mr)         microkernel, lane by lane: sum over the chunk's pixels
+//       registers
+//   then: the sums to the tensor
+//
+// The chunks are fixed by the geometry and summed in order: the same bits for any number of threads.
+
+#include <algorithm>
+#include <vector>
+
+#include "parallel.h"
+#include "planes.h"
+#include "scratch.h"
+
+namespace tce {
+
+namespace {
+
+struct Item {
+  int64_t g_first, g_last;
+  KRange kh;
+};
+
+template <class scalar_t>
+class Worker {
+ public:
+  Worker(const Plan& plan, const ConvGeometry& g, const Operands<scalar_t>& t,
+         const Kernels<scalar_t>& kernels, const Item& item)
+      : plan_(plan),
+        g_(g),
+        t_(t),
+        kernels_(kernels),
+        item_(item),
+        scratch_(plan.scratch_bytes),
+        lanes_(kernels.lanes),
+        valid_(item.g_last - item.g_first),
+        nh_(item.kh.end - item.kh.begin),
+        rows_(forward_axis(g.oH, g.iH, item.kh, g.stride_h, g.padding_h, g.dilation_h)),
+        cols_(forward_axis(g.oW, g.iW, {0, g.kW}, g.stride_w, g.padding_w, g.dilation_w)),
+        dy_rows_(identity_axis(g.oH)),
+        dy_cols_(identity_axis(g.oW)) {
+    const auto take = [&](int64_t bytes) {
+      return scratch_.template take<scalar_t>(bytes / static_cast<int64_t>(sizeof(scalar_t)));
+    };
+    source_ = take(plan.source_bytes);
+    dy_ = take(plan.weight_bytes);
+    tiles_ = take(plan.tile_bytes);
+    steps_ = scratch_.template take<KStep>(plan.rows * plan.cols);
+  }
+
+  void run() {
+    std::fill_n(tiles_, g_.Co * g_.Ci * nh_ * g_.kW * lanes_, scalar_t(0));
+    for (int64_t n = 0; n < g_.N; ++n) {
+      for (int64_t h = 0; h < g_.oH; h += plan_.rows) {
+        for (int64_t w = 0; w < g_.oW; w += plan_.cols) {
+          sum_chunk(n, h, std::min(g_.oH, h + plan_.rows), w, std::min(g_.oW, w + plan_.cols));
+        }
+      }
+    }
+    store();
+  }
+
+ private:
+  static Axis identity_axis(int64_t size) { return {size, size, 1, 1, {{size, {{0, 0}}}}}; }
+
+  void sum_chunk(int64_t n, int64_t h0, int64_t h1, int64_t w0, int64_t w1) {
+    // Dense, so that the elements of a kernel row with dilation 1 lie side by side: the rows of a tile.
+    const SourceRuns rows = make_source_runs(rows_, h0, h1, false),
+                     cols = make_source_runs(cols_, w0, w1, true);
+    const int64_t plane = rows.length * cols.length * lanes_, pixels = (h1 - h0) * (w1 - w0);
+    {
+      const auto [sn, sc, sh, sw] = t_.a.stride;
+      for (int64_t ci = 0; ci < g_.Ci; ++ci) {
+        pack_planes(kernels_, t_.a.data + n * sn + (item_.g_first * g_.Ci + ci) * sc,
+                    {g_.Ci * sc, sh, sw, 1, lanes_}, valid_, g_.iH, g_.iW, rows, cols, source_ + ci * plane);
+      }
+    }
+    const auto [sn, sc, sh, sw] = t_.b.stride;
+    const SourceRuns dy_rows = make_source_runs(dy_rows_, h0, h1, false),
+                     dy_cols = make_source_runs(dy_cols_, w0, w1, false);
+    for (int64_t co = 0; co < g_.Co; ++co) {
+      pack_planes(kernels_, t_.b.data + n * sn + (item_.g_first * g_.Co + co) * sc,
+                  {g_.Co * sc, sh, sw, 1, lanes_}, valid_, g_.oH, g_.oW, dy_rows, dy_cols,
+                  dy_ + co * pixels * lanes_);
+    }
+    KStep* step = steps_;
+    for (int64_t h = h0; h < h1; ++h) {
+      for (int64_t w = w0; w < w1; ++w, ++step) {
+        step->a = static_cast<int32_t>((h * cols.length + w * g_.stride_w) * lanes_);
+        step->b = static_cast<int32_t>((step - steps_) * lanes_);
+      }
+    }
+    TileProblem<scalar_t> tile = {};
+    tile.steps = steps_;
+    tile.inner = pixels;
+    tile.outer = 1;
+    tile.c_stride = lanes_;
+    tile.accumulate = true;
+    // With a dilation each kernel element is a tile of its own.
+    const int64_t parts = g_.dilation_w == 1 ? ceil_div(g_.kW, kernels_.max_rows[1]) : g_.kW;
+    for (int64_t co = 0; co < g_.Co; ++co) {
+      tile.b = dy_ + co * pixels * lanes_;
+      for (int64_t ci = 0; ci < g_.Ci; ++ci) {
+        for (int64_t kh = 0; kh < nh_; ++kh) {
+          for (int64_t i = 0; i < parts; ++i) {
+            const int64_t begin = part_start(g_.kW, parts, i), end = part_start(g_.kW, parts, i + 1);
+            tile.a = source_ + ci * plane + (rows.start[0][kh] * cols.length + cols.start[0][begin]) * lanes_;
+            tile.c_tile = tiles_ + (((co * g_.Ci + ci) * nh_ + kh) * g_.kW + begin) * lanes_;
+            kernels_.microkernel_lanewise[end - begin](tile);
+          }
+        }
+      }
+    }
+  }
+
+  void store() {
+    const auto [so, si, sh, sw] = t_.result.stride;
+    for (int64_t co = 0; co < g_.Co; ++co) {
+      for (int64_t ci = 0; ci < g_.Ci; ++ci) {
+        for (int64_t kh = 0; kh < nh_; ++kh) {
+          kernels_.copy_2d(
+              {valid_, g_.kW, 1, lanes_, g_.Co * so, sw},
+              tiles_ + ((co * g_.Ci + ci) * nh_ + kh) * g_.kW * lanes_,
+              t_.result.data + (item_.g_first * g_.Co + co) * so + ci * si + (item_.kh.begin + kh) * sh);
+        }
+      }
+    }
+  }
+
+  const Plan& plan_;
+  const ConvGeometry& g_;
+  const Operands<scalar_t>& t_;
+  const Kernels<scalar_t>& kernels_;
+  const Item item_;
+  Scratch scratch_;
+  const int64_t lanes_, valid_, nh_;
+  const Axis rows_, cols_, dy_rows_, dy_cols_;
+  scalar_t *source_, *dy_, *tiles_;
+  KStep* steps_;
+};
+
+}  // namespace
+
+template <class scalar_t>
+void lanewise_grad_weight(const Plan& plan, const ConvGeometry& g, const Operands<scalar_t>& t,
+                          const Kernels<scalar_t>& kernels, int threads) {
+  const int64_t group_parts = ceil_div(g.G, kernels.lanes), kh_parts = ceil_div(g.kH, plan.kh_block);
+  parallel_for(group_parts * kh_parts, threads, [&](int64_t i) {
+    Item item;
+    item.kh = {part_start(g.kH, kh_parts, i % kh_parts), part_start(g.kH, kh_parts, i % kh_parts + 1)};
+    item.g_first = i / kh_parts * kernels.lanes;
+    item.g_last = std::min<int64_t>(g.G, item.g_first + kernels.lanes);
+    Worker<scalar_t>(plan, g, t, kernels, item).run();
+  });
+}
+
+template void lanewise_grad_weight<float>(const Plan&, const ConvGeometry&, const Operands<float>&,
+                                          const Kernels<float>&, int);
+template void lanewise_grad_weight<double>(const Plan&, const ConvGeometry&, const Operands<double>&,
+                                           const Kernels<double>&, int);
+
+}  // namespace tce

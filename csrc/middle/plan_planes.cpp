@@ -1,0 +1,186 @@
+// The plans of the algorithms on packed planes (pixels.cpp, lanewise.cpp, lanewise_weight.cpp).
+
+#include <algorithm>
+
+#include "plan_tiles.h"
+#include "scratch.h"
+
+namespace tce {
+
+namespace {
+
+// Terms of a sum in registers, kernel elements at most (they are not cut), pixels of a chunk; see
+// plan_direct.cpp.
+constexpr int64_t kTerms = 320;
+constexpr int64_t kTaps = 256;
+constexpr int64_t kChunkPixels = 2048;
+constexpr int64_t kChunkCols = 512;
+constexpr int64_t kSumPixels = 1024;
+constexpr int64_t kSourceBytes = 512 * 1024;
+constexpr int64_t kWeightBytes = 512 * 1024;
+constexpr int64_t kTileBytes = 1024 * 1024;
+
+// Sizes of a correlation, whichever of forward and grad_input it is.
+struct Sizes {
+  int64_t C, O, out_h, out_w;
+  AxisBound h, w;
+};
+
+Sizes sizes_of(const Plan& plan) {
+  const ConvGeometry& g = plan.geometry;
+  const bool f = plan.contraction == Contraction::kForward;
+  return {f ? g.Ci : g.Co,
+          f ? g.Co : g.Ci,
+          f ? g.oH : g.iH,
+          f ? g.oW : g.iW,
+          axis_bound(f, g.oH, g.iH, g.kH, g.stride_h, g.dilation_h),
+          axis_bound(f, g.oW, g.iW, g.kW, g.stride_w, g.dilation_w)};
+}
+
+// Cycles to load a vector that lies anywhere: two loads a cycle up to 32 bytes, one of 64; crossing a cache
+// line costs a second one.
+double load_cycles(const Plan& plan, bool aligned) {
+  const int64_t bytes = static_cast<int64_t>(plan.lanes) * plan.element_size;
+  return (bytes > 32 ? 1.0 : 0.5) * (aligned ? 1.0 : 1.0 + static_cast<double>(bytes) / 64);
+}
+
+// Chunks of the result: as many rows as fit, in equal parts.
+template <class F>
+void choose_rows(Plan& plan, int64_t out_h, int64_t most, F&& fits) {
+  plan.rows = balanced(out_h, std::max<int64_t>(1, most));
+  while (plan.rows > 1 && !fits(plan.rows)) plan.rows = ceil_div(plan.rows, 2);
+}
+
+double chunks(const Plan& plan, int64_t out_h, int64_t out_w) {
+  return static_cast<double>(ceil_div(out_h, plan.rows) * ceil_div(out_w, plan.cols));
+}
+
+}  // namespace
+
+template <class scalar_t>
+double plan_pixels(Plan& plan, const Kernels<scalar_t>& k) {
+  const ConvGeometry& g = plan.geometry;
+  if (plan.contraction == Contraction::kGradWeight || g.kH * g.kW > kTaps) return kNever;
+  const Sizes s = sizes_of(plan);
+  const int64_t es = plan.element_size, taps = g.kH * g.kW, phases = s.h.out_step * s.w.out_step;
+  plan.lanes = k.lanes;
+  plan.kh_block = g.kH, plan.kw_block = g.kW;
+  plan.c_block = balanced(s.C, kTerms / std::max<int64_t>(1, s.h.taps * s.w.taps));
+  plan.cols = balanced(s.out_w, kChunkCols);
+  const int64_t width = width_bound(s.w, plan.cols), slack = kMaxVectors * k.lanes;
+  const auto source = [&](int64_t rows) {
+    return (width_bound(s.h, rows) * width * plan.c_block + slack) * es;
+  };
+  const auto line = [&](int64_t rows) { return phases * (ceil_div(rows, s.h.out_step) * width + k.lanes); };
+  const int64_t kept = s.C > plan.c_block ? s.O : std::min<int64_t>(s.O, kMaxRows);
+  choose_rows(plan, s.out_h, kChunkPixels / std::max<int64_t>(1, plan.cols), [&](int64_t rows) {
+    return source(rows) <= kSourceBytes && line(rows) * kept * es <= kTileBytes;
+  });
+  if (source(plan.rows) > 2 * kSourceBytes || line(plan.rows) * kept * es > 2 * kTileBytes) return kNever;
+
+  // The pixels of a phase, on one line with the padding between rows.
+  const int64_t rows = std::min(plan.rows, s.out_h);
+  const int64_t pixels = (ceil_div(rows, s.h.out_step) - 1) * width + ceil_div(plan.cols, s.w.out_step);
+  const int64_t vectors = std::max<int64_t>(1, ceil_div(pixels, k.lanes));
+  double best = kNever;
+  for (int nv = 1; nv <= kMaxVectors; ++nv) {
+    if (!k.max_rows[nv]) continue;
+    const int64_t tiles_o = ceil_div(std::max<int64_t>(1, s.O), k.max_rows[nv]),
+                  tiles_px = ceil_div(vectors, nv);
+    const double mr = static_cast<double>(s.O) / static_cast<double>(tiles_o);
+    const double width_nv = static_cast<double>(vectors) / static_cast<double>(tiles_px);
+    const double step =
+        std::max({mr * width_nv / k.fma_per_cycle, width_nv * load_cycles(plan, false) + mr / 2, 4.0});
+    const double cycles = step * static_cast<double>(tiles_o * tiles_px);
+    if (cycles < best) {
+      best = cycles;
+      plan.nv = nv;
+    }
+  }
+  plan.mr = static_cast<int>(balanced(s.O, k.max_rows[plan.nv]));
+  plan.panels = 1;
+  plan.source_bytes = scratch_bytes(source(plan.rows), 1);
+  plan.weight_bytes = scratch_bytes(plan.c_block * taps * plan.mr, es);
+  plan.tile_bytes = scratch_bytes(line(plan.rows) * std::max<int64_t>(kept, plan.mr), es);
+  if (plan.weight_bytes > kWeightBytes) return kNever;
+  plan.scratch_bytes =
+      plan.source_bytes + plan.weight_bytes + plan.tile_bytes + scratch_bytes(taps, sizeof(KStep));
+  // Each phase has its own pixels, and its share of the kernel's elements.
+  return chunks(plan, s.out_h, s.out_w) * best * static_cast<double>(s.C * taps);
+}
+
+namespace {
+
+template <class scalar_t>
+double plan_lanewise_correlation(Plan& plan, const Kernels<scalar_t>& k) {
+  const ConvGeometry& g = plan.geometry;
+  const Sizes s = sizes_of(plan);
+  const int64_t es = plan.element_size, L = k.lanes, taps = g.kH * g.kW;
+  plan.lanes = k.lanes;
+  plan.nv = 1, plan.mr = k.max_rows[1], plan.panels = 1;
+  plan.c_block = s.C, plan.kw_block = g.kW;
+  plan.kh_block = balanced(g.kH, kTerms / std::max<int64_t>(1, s.C * g.kW));
+  plan.cols = balanced(s.out_w, kChunkCols);
+  const int64_t width = width_bound(s.w, plan.cols);
+  const auto source = [&](int64_t rows) { return s.C * width_bound(s.h, rows) * width * L * es; };
+  choose_rows(plan, s.out_h, s.out_h, [&](int64_t rows) {
+    return source(rows) <= kSourceBytes && rows * plan.cols * L * es <= kSourceBytes;
+  });
+  plan.source_bytes = scratch_bytes(source(plan.rows), 1);
+  plan.weight_bytes = scratch_bytes(s.C * taps * L, es);
+  plan.tile_bytes = scratch_bytes(plan.rows * plan.cols * L, es);
+  if (plan.source_bytes > 4 * kSourceBytes || plan.weight_bytes > kWeightBytes) return kNever;
+  plan.scratch_bytes = plan.source_bytes + plan.weight_bytes + plan.tile_bytes +
+                       scratch_bytes(plan.kh_block * g.kW, sizeof(KStep));
+  const double step = std::max(1 / k.fma_per_cycle, load_cycles(plan, true) * 1.1);
+  const double lane_use = static_cast<double>(ceil_div(g.G, L)) / static_cast<double>(g.G);
+  return step * lane_use * static_cast<double>(s.C * s.O * taps) * static_cast<double>(s.out_h * s.out_w) /
+         static_cast<double>(s.h.out_step * s.w.out_step);
+}
+
+template <class scalar_t>
+double plan_lanewise_weight(Plan& plan, const Kernels<scalar_t>& k) {
+  const ConvGeometry& g = plan.geometry;
+  const int64_t es = plan.element_size, L = k.lanes;
+  plan.lanes = k.lanes;
+  plan.nv = 1, plan.mr = k.max_rows[1], plan.panels = 1;
+  plan.c_block = g.Ci, plan.kw_block = g.kW;
+  plan.kh_block = balanced(g.kH, kTileBytes / std::max<int64_t>(1, g.Co * g.Ci * g.kW * L * es));
+  plan.cols = balanced(g.oW, kSumPixels);
+  const AxisBound h = axis_bound(true, g.oH, g.iH, plan.kh_block, g.stride_h, g.dilation_h);
+  const int64_t width = (plan.cols - 1) * g.stride_w + (g.kW - 1) * g.dilation_w + 1;
+  const auto source = [&](int64_t rows) { return g.Ci * width_bound(h, rows) * width * L * es; };
+  choose_rows(plan, g.oH, kSumPixels / std::max<int64_t>(1, plan.cols),
+              [&](int64_t rows) { return source(rows) <= kSourceBytes; });
+  const int64_t pixels = plan.rows * plan.cols;
+  plan.source_bytes = scratch_bytes(source(plan.rows), 1);
+  plan.weight_bytes = scratch_bytes(g.Co * pixels * L, es);
+  plan.tile_bytes = scratch_bytes(g.Co * g.Ci * plan.kh_block * g.kW * L, es);
+  if (plan.source_bytes > 4 * kSourceBytes || plan.weight_bytes > 2 * kWeightBytes ||
+      plan.tile_bytes > 2 * kTileBytes) {
+    return kNever;
+  }
+  plan.scratch_bytes =
+      plan.source_bytes + plan.weight_bytes + plan.tile_bytes + scratch_bytes(pixels, sizeof(KStep));
+  const double mr = g.dilation_w == 1 ? static_cast<double>(balanced(g.kW, plan.mr)) : 1.0;
+  const double step = std::max({mr / k.fma_per_cycle, (mr + 1) * load_cycles(plan, true), 4.0}) / mr;
+  const double lane_use = static_cast<double>(ceil_div(g.G, L)) / static_cast<double>(g.G);
+  return step * lane_use * static_cast<double>(g.Ci * g.Co * g.kH * g.kW) * static_cast<double>(g.oH * g.oW);
+}
+
+}  // namespace
+
+template <class scalar_t>
+double plan_lanewise(Plan& plan, const Kernels<scalar_t>& k) {
+  return plan.contraction == Contraction::kGradWeight ? plan_lanewise_weight(plan, k)
+                                                      : plan_lanewise_correlation(plan, k);
+}
+
+#define TCE_INSTANTIATE(scalar_t)                                         \
+  template double plan_pixels<scalar_t>(Plan&, const Kernels<scalar_t>&); \
+  template double plan_lanewise<scalar_t>(Plan&, const Kernels<scalar_t>&);
+TCE_INSTANTIATE(float)
+TCE_INSTANTIATE(double)
+#undef TCE_INSTANTIATE
+
+}  // namespace tce
