@@ -103,12 +103,20 @@ py::dict plan(const std::string& contraction, const std::string& dtype, const st
   const bool is_float = choice<bool>("dtype", dtype, {{"float32", true}, {"float64", false}});
   // In both layouts the rows of an image follow each other without a gap.
   const bool rows_merge = choice<bool>("layout", layout, {{"nchw", true}, {"channels_last", true}});
-  const Plan p = is_float ? make_plan<float>(which, g, rows_merge, plan_options(), kernel_table())
-                          : make_plan<double>(which, g, rows_merge, plan_options(), kernel_table());
+  const auto make = is_float ? make_plan<float> : make_plan<double>;
+  const auto make_all = is_float ? make_candidates<float> : make_candidates<double>;
+  const Plan p = make(which, g, rows_merge, plan_options(), kernel_table());
+  py::dict others;
+  for (const Plan& other : make_all(which, g, rows_merge, plan_options(), kernel_table()).plan) {
+    if (other.algorithm == p.algorithm) continue;
+    others[name_of(other.algorithm)] =
+        other.declined ? py::object(py::str(other.declined)) : py::object(py::float_(other.cycles));
+  }
   py::dict result;
   result["contraction"] = name_of(p.contraction);
   result["algorithm"] = name_of(p.algorithm);
   result["cycles"] = p.cycles;
+  result["others"] = others;  // the other algorithms: cycles by estimate, or why they cannot be taken
   result["isa"] = p.isa;
   result["lanes"] = p.lanes;
   result["tile_rows"] = p.mr;
@@ -140,6 +148,8 @@ PYBIND11_MODULE(_C, m) {
   m.def("set_isa", &set_isa, py::arg("name"), "Switch the ISA; for tests.");
   m.def("winograd", [] { return plan_options().winograd; }, "Whether Winograd may be used.");
   m.def("set_winograd", &set_winograd, py::arg("on"), "Allow or forbid Winograd, for the whole process.");
+  m.def("set_algorithm", &set_algorithm, py::arg("name"),
+        "Take this algorithm wherever it applies, or with an empty name the plan's choice; for tests.");
   m.def("poison", &set_poison, py::arg("on"), "Fill results and scratch with NaN before use; for tests.");
   m.def("team_size", &team_size, py::arg("threads"), py::call_guard<py::gil_scoped_release>(),
         "The number of threads that a parallel region of this size gets.");

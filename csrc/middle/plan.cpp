@@ -60,8 +60,8 @@ const char* name_of(Algorithm algorithm) {
 }
 
 template <class scalar_t>
-Plan make_plan(Contraction contraction, const ConvGeometry& geometry, bool pixels_merge,
-               const PlanOptions& options, const KernelTable& table) {
+Candidates make_candidates(Contraction contraction, const ConvGeometry& geometry, bool pixels_merge,
+                           const PlanOptions& options, const KernelTable& table) {
   Plan common = {};
   common.contraction = contraction;
   common.isa = table.isa;
@@ -70,22 +70,37 @@ Plan make_plan(Contraction contraction, const ConvGeometry& geometry, bool pixel
   common.geometry.N = 0;
   const Kernels<scalar_t>& kernels = kernels_of<scalar_t>(table);
 
-  const auto planned = [&](Algorithm algorithm, double (*plan_algorithm)(Plan&, const Kernels<scalar_t>&)) {
-    Plan plan = common;
-    plan.algorithm = algorithm;
-    plan.cycles = plan_algorithm(plan, kernels);
-    return plan;
+  Candidates candidates;
+  const auto plan = [&](Algorithm algorithm, double (*plan_algorithm)(Plan&, const Kernels<scalar_t>&),
+                        const char* declined) {
+    Plan& p = candidates.plan[static_cast<int>(algorithm)] = common;
+    p.algorithm = algorithm;
+    p.declined = declined;
+    p.cycles = declined ? kNever : plan_algorithm(p, kernels);
+    if (!declined && p.cycles == kNever) p.declined = "it would need more scratch than it may have";
+    if (options.only == static_cast<int>(algorithm) && !p.declined) p.cycles = 0;
   };
-  Plan best = planned(Algorithm::kDirect, plan_direct<scalar_t>);
-  const auto consider = [&](const Plan& plan) {
-    if (plan.cycles < best.cycles) best = plan;
-  };
-  if (geometry.G > 1) consider(planned(Algorithm::kLanewise, plan_lanewise<scalar_t>));
-  consider(planned(Algorithm::kPixels, plan_pixels<scalar_t>));
-  if (options.winograd && winograd_applies(common.geometry)) {
-    consider(planned(Algorithm::kWinograd, plan_winograd<scalar_t>));
+  plan(Algorithm::kDirect, plan_direct<scalar_t>, nullptr);
+  plan(Algorithm::kWinograd, plan_winograd<scalar_t>,
+       !winograd_applies(common.geometry) ? "it needs a 3x3 kernel, stride 1 and dilation 1"
+       : !options.winograd                ? "it is switched off"
+                                          : nullptr);
+  plan(Algorithm::kPixels, plan_pixels<scalar_t>,
+       contraction == Contraction::kGradWeight ? "it computes forward and grad_input only" : nullptr);
+  plan(Algorithm::kLanewise, plan_lanewise<scalar_t>, geometry.G == 1 ? "it needs groups" : nullptr);
+  return candidates;
+}
+
+template <class scalar_t>
+Plan make_plan(Contraction contraction, const ConvGeometry& geometry, bool pixels_merge,
+               const PlanOptions& options, const KernelTable& table) {
+  const Candidates candidates =
+      make_candidates<scalar_t>(contraction, geometry, pixels_merge, options, table);
+  const Plan* best = &candidates.plan[0];
+  for (const Plan& plan : candidates.plan) {
+    if (plan.cycles < best->cycles) best = &plan;
   }
-  return best;
+  return *best;
 }
 
 template <class scalar_t>
@@ -102,6 +117,10 @@ Plan make_direct_plan(const Plan& plan, const KernelTable& table) {
 
 template Plan make_direct_plan<float>(const Plan&, const KernelTable&);
 template Plan make_direct_plan<double>(const Plan&, const KernelTable&);
+template Candidates make_candidates<float>(Contraction, const ConvGeometry&, bool, const PlanOptions&,
+                                           const KernelTable&);
+template Candidates make_candidates<double>(Contraction, const ConvGeometry&, bool, const PlanOptions&,
+                                            const KernelTable&);
 template Plan make_plan<float>(Contraction, const ConvGeometry&, bool, const PlanOptions&,
                                const KernelTable&);
 template Plan make_plan<double>(Contraction, const ConvGeometry&, bool, const PlanOptions&,

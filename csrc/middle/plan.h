@@ -20,19 +20,22 @@ namespace tce {
 
 enum class Contraction { kForward, kGradInput, kGradWeight };
 enum class Algorithm { kDirect, kWinograd, kPixels, kLanewise };
+constexpr int kAlgorithms = 4;
 
 const char* name_of(Contraction contraction);
 const char* name_of(Algorithm algorithm);
 
-// What the user allows (settings.h).
+// What the user allows (settings.h), and what a test asks for.
 struct PlanOptions {
   bool winograd = true;
+  int only = -1;  // an Algorithm: take it wherever it applies; tests
 };
 
 struct Plan {
   Contraction contraction;
   Algorithm algorithm;
-  double cycles;  // estimate per sample and group on one core: the algorithm with the least is taken
+  double cycles;         // estimate per sample and group on one core: the algorithm with the least is taken
+  const char* declined;  // why this algorithm cannot be taken, or null
   const char* isa;
   int element_size;
   int lanes;              // of a vector
@@ -65,6 +68,15 @@ inline int64_t panel_count(const Plan& plan, int64_t channels) {
 template <class scalar_t>
 Plan make_plan(Contraction contraction, const ConvGeometry& geometry, bool pixels_merge,
                const PlanOptions& options, const KernelTable& table);
+
+// The plans of all algorithms for a geometry, indexed by Algorithm. make_plan takes the cheapest that is not
+// declined.
+struct Candidates {
+  Plan plan[kAlgorithms];
+};
+template <class scalar_t>
+Candidates make_candidates(Contraction contraction, const ConvGeometry& geometry, bool pixels_merge,
+                           const PlanOptions& options, const KernelTable& table);
 
 // The direct algorithm's plan for the contraction and geometry of another.
 template <class scalar_t>

@@ -1,0 +1,192 @@
+"""Tensors without kernels here go to torch's own operator, with torch's results, dtypes and devices."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+from torch._subclasses.fake_tensor import FakeTensorMode
+from torch.utils._python_dispatch import TorchDispatchMode
+
+import torch_conv_ext
+
+pytestmark = pytest.mark.usefixtures("threads")
+
+NAMES = ["conv2d", "conv_transpose2d"]
+
+
+class Operators(TorchDispatchMode):
+    """Notes which convolutions run: ours, torch's, or both."""
+
+    def __init__(self) -> None:
+        super().__init__()  # type: ignore[no-untyped-call]
+        self.owners: set[str] = set()
+
+    def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        if func.namespace == "torch_conv_ext" or "convolution" in str(func):
+            self.owners.add(func.namespace)
+        return func(*args, **(kwargs or {}))
+
+
+def tensors(dtype: torch.dtype) -> tuple[Tensor, Tensor, Tensor]:
+    """Small integers, exact in every dtype, of which no sum of products rounds."""
+    generator = torch.Generator().manual_seed(0)
+    shapes = ((2, 4, 6, 7), (4, 4, 3, 2), (4,))
+    x, w, b = (torch.randint(-2, 3, shape, generator=generator).to(dtype) for shape in shapes)
+    return x, w, b
+
+
+def owners(function: Any, *arguments: Any) -> set[str]:
+    operators = Operators()
+    with operators:
+        function(*arguments)
+    return operators.owners
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_float32_and_float64_run_here(name: str) -> None:
+    for dtype in (torch.float32, torch.float64):
+        assert owners(getattr(torch_conv_ext, name), *tensors(dtype)) == {"torch_conv_ext"}
+
+
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16, torch.complex64, torch.int64], ids=str)
+@pytest.mark.parametrize("name", NAMES)
+def test_other_dtypes_go_to_torch(name: str, dtype: torch.dtype) -> None:
+    """The same result and gradients as torch's, by torch's operator."""
+    ours, theirs = getattr(torch_conv_ext, name), getattr(F, name)
+    try:
+        expected = theirs(*tensors(dtype), stride=2, padding=1)
+    except RuntimeError as error:  # a dtype that torch has no kernel for: the same error here
+        with pytest.raises(RuntimeError, match=str(error)[:20]):
+            ours(*tensors(dtype), stride=2, padding=1)
+        return
+    assert "torch_conv_ext" not in owners(ours, *tensors(dtype))
+    result = ours(*tensors(dtype), stride=2, padding=1)
+    assert result.dtype == dtype
+    assert torch.equal(result, expected)
+    if dtype.is_floating_point:
+        gradients = []
+        for function in (ours, theirs):
+            leaves = [t.requires_grad_() for t in tensors(dtype)]
+            gradients.append(torch.autograd.grad(function(*leaves, stride=2).sum(), leaves))
+        torch.testing.assert_close(*gradients, rtol=0, atol=0)
+
+
+def test_other_dtypes_of_the_gradients_go_to_torch() -> None:
+    """conv2d_input and conv2d_weight in bfloat16 are torch.nn.grad's."""
+    x, w, _ = tensors(torch.bfloat16)
+    dy = torch.ones_like(F.conv2d(x, w))
+    grad: Any = torch.nn.grad
+    assert torch.equal(torch_conv_ext.conv2d_input(x.shape, w, dy), grad.conv2d_input(x.shape, w, dy))
+    assert torch.equal(torch_conv_ext.conv2d_weight(x, w.shape, dy), grad.conv2d_weight(x, w.shape, dy))
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_modules_of_other_dtypes(name: str) -> None:
+    """A module in bfloat16 runs and trains."""
+    module = {"conv2d": torch_conv_ext.Conv2d, "conv_transpose2d": torch_conv_ext.ConvTranspose2d}[name](
+        4, 4, 3
+    )
+    module = module.to(torch.bfloat16)
+    y = module(tensors(torch.bfloat16)[0])
+    y.sum().backward()
+    assert y.dtype == torch.bfloat16
+    assert all(p.grad is not None and p.grad.dtype == torch.bfloat16 for p in module.parameters())
+
+
+@pytest.mark.parametrize("name", NAMES)
+@pytest.mark.filterwarnings("ignore:Using padding='same'")
+def test_meta_tensors(name: str) -> None:
+    """On the meta device: size, dtype and device of torch's result."""
+    ours, theirs = getattr(torch_conv_ext, name), getattr(F, name)
+    meta = [t.to("meta") for t in tensors(torch.float32)]
+    for options in [{}, {"stride": 2, "padding": 1}] + ([{"padding": "same"}] if name == "conv2d" else []):
+        result, expected = ours(*meta, **options), theirs(*meta, **options)
+        assert (result.shape, result.dtype, result.device) == (expected.shape, expected.dtype, meta[0].device)
+    with torch.device("meta"):
+        module = torch_conv_ext.Conv2d(4, 6, 3)
+    assert module(meta[0]).device.type == "meta"
+
+
+@pytest.mark.parametrize("channels_last", [False, True], ids=["contiguous", "channels_last"])
+@pytest.mark.parametrize("name", NAMES)
+def test_fake_tensors(name: str, channels_last: bool) -> None:
+    """In FakeTensorMode: size and strides of the kernel's result."""
+    x, w, b = tensors(torch.float32)
+    if channels_last:
+        x = x.contiguous(memory_format=torch.channels_last)
+    function = getattr(torch_conv_ext, name)
+    expected = function(x, w, b, stride=2)
+    with FakeTensorMode() as mode:
+        fakes = [mode.from_tensor(t) for t in (x, w, b)]
+        result = function(*fakes, stride=2)
+    assert (result.shape, result.stride()) == (expected.shape, expected.stride())
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_autocast(name: str) -> None:
+    """Under autocast the result has autocast's dtype and is torch's; also from tensors of mixed dtypes."""
+    ours, theirs = getattr(torch_conv_ext, name), getattr(F, name)
+    x, w, b = tensors(torch.float32)
+    with torch.autocast("cpu", torch.bfloat16):
+        assert ours(x, w, b).dtype == torch.bfloat16
+        assert torch.equal(ours(x, w, b), theirs(x, w, b))
+        assert torch.equal(ours(x.bfloat16(), w, b), theirs(x.bfloat16(), w, b))
+        with torch.autocast("cpu", enabled=False):
+            assert ours(x, w, b).dtype == torch.float32
+    with torch.autocast("cpu", torch.bfloat16):
+        module = torch_conv_ext.Conv2d(4, 4, 3)
+        y = module(x)
+    y.float().sum().backward()
+    assert y.dtype == torch.bfloat16
+    assert module.weight.grad is not None and module.weight.grad.dtype == torch.float32
+
+
+class Tagged(torch.Tensor):
+    """A subclass; functions of it return it."""
+
+
+class Logged(torch.Tensor):
+    """A subclass that notes the functions called with it."""
+
+    calls: list[Any] = []  # noqa: RUF012
+
+    @classmethod
+    def __torch_function__(cls, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        cls.calls.append(func)
+        return super().__torch_function__(func, types, args, kwargs or {})  # type: ignore[no-untyped-call]
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_subclasses_go_to_torch(name: str) -> None:
+    """A subclass in any place keeps its class, and its __torch_function__ sees torch's function."""
+    ours, theirs = getattr(torch_conv_ext, name), getattr(F, name)
+    plain = tensors(torch.float32)
+    for place in range(3):
+        arguments = [t.as_subclass(Tagged) if i == place else t for i, t in enumerate(plain)]
+        result = ours(*arguments)
+        assert type(result) is Tagged
+        assert torch.equal(result.as_subclass(Tensor), theirs(*plain))
+    Logged.calls.clear()
+    ours(plain[0].as_subclass(Logged), plain[1])
+    assert theirs in Logged.calls
+
+
+def test_parameters_and_default_device_are_plain() -> None:
+    """Parameters run here; so do tensors while a torch function mode, such as torch.device, is active."""
+    x, w, b = tensors(torch.float32)
+    assert owners(torch_conv_ext.conv2d, x, torch.nn.Parameter(w), torch.nn.Parameter(b)) == {
+        "torch_conv_ext"
+    }
+    with torch.device("cpu"):
+        assert owners(torch_conv_ext.conv2d, x, w, b) == {"torch_conv_ext"}
+
+
+def test_other_layouts_go_to_torch() -> None:
+    """oneDNN's opaque tensors are torch's business."""
+    x, w, b = tensors(torch.float32)
+    result = torch_conv_ext.conv2d(x.to_mkldnn(), w, b)
+    assert torch.equal(result.to_dense(), F.conv2d(x, w, b))

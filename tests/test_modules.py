@@ -1,0 +1,135 @@
+"""Conv2d and ConvTranspose2d against torch.nn's: construction, parameters, results, copies."""
+
+from __future__ import annotations
+
+import copy
+import io
+import pickle
+from typing import Any
+
+import pytest
+import torch
+from torch import Tensor
+
+import torch_conv_ext
+
+pytestmark = pytest.mark.usefixtures("threads")
+
+CONV: dict[str, dict[str, Any]] = {
+    "defaults": {},
+    "all": {"stride": (2, 1), "padding": (1, 2), "dilation": (1, 2), "groups": 2},
+    "no_bias": {"bias": False, "padding": 1},
+    "same": {"padding": "same", "dilation": 2},
+    "valid": {"padding": "valid"},
+    "reflect": {"padding": (1, 2), "padding_mode": "reflect"},
+    "replicate": {"padding": 2, "padding_mode": "replicate", "stride": 2},
+    "circular": {"padding": (2, 1), "padding_mode": "circular", "groups": 2},
+    "same_circular": {"padding": "same", "padding_mode": "circular"},
+}
+TRANSPOSED: dict[str, dict[str, Any]] = {
+    "defaults": {},
+    "all": {"stride": 2, "padding": (1, 0), "output_padding": (1, 0), "dilation": (1, 2), "groups": 2},
+    "no_bias": {"bias": False, "stride": 3},
+}
+CASES = [("Conv2d", options) for options in CONV.values()]
+CASES += [("ConvTranspose2d", options) for options in TRANSPOSED.values()]
+IDS = [f"Conv2d-{name}" for name in CONV] + [f"ConvTranspose2d-{name}" for name in TRANSPOSED]
+
+
+def twins(name: str, options: dict[str, Any]) -> tuple[Any, Any]:
+    """Our module and torch's from the same constructor call and the same seed."""
+    modules = []
+    for package in (torch_conv_ext, torch.nn):
+        torch.manual_seed(0)
+        modules.append(getattr(package, name)(4, 6, (3, 2), dtype=torch.float64, **options))
+    return modules[0], modules[1]
+
+
+def run(module: Any, x: Tensor, **options: Any) -> tuple[Tensor, ...]:
+    """The output, and the gradients of a loss by the input and all parameters."""
+    x = x.clone().requires_grad_()
+    y = module(x, **options)
+    return y, *torch.autograd.grad(y.square().sum(), [x, *module.parameters()])
+
+
+def close(result: Any, expected: Any) -> None:
+    """Sums of at most some thousand products of order one: 1e-11 is a thousand roundings of float64."""
+    torch.testing.assert_close(result, expected, rtol=1e-11, atol=1e-11)
+
+
+@pytest.mark.parametrize(("name", "options"), CASES, ids=IDS)
+def test_same_as_torch_nn(name: str, options: dict[str, Any]) -> None:
+    """Same repr, same parameters from the same seed, same output and gradients, batched and unbatched."""
+    ours, theirs = twins(name, options)
+    assert isinstance(ours, type(theirs))
+    assert repr(ours) == repr(theirs)
+    assert list(ours.state_dict()) == list(theirs.state_dict())
+    assert all(map(torch.equal, ours.parameters(), theirs.parameters()))
+    x = torch.randn(2, 4, 7, 8, dtype=torch.float64)
+    close(run(ours, x), run(theirs, x))
+    close(run(ours, x[0]), run(theirs, x[0]))
+
+
+@pytest.mark.parametrize(("name", "options"), CASES, ids=IDS)
+def test_state_dict_exchange(name: str, options: dict[str, Any]) -> None:
+    """A state_dict loads into the other package's module, both ways."""
+    ours, theirs = twins(name, options)
+    x = torch.randn(1, 4, 7, 8, dtype=torch.float64)
+    for source, target in ((ours, theirs), (theirs, ours)):
+        with torch.no_grad():
+            for parameter in source.parameters():
+                parameter.normal_()
+        assert not any(map(torch.equal, source.parameters(), target.parameters()))
+        target.load_state_dict(source.state_dict())
+        close(target(x), source(x))
+
+
+@pytest.mark.parametrize(("name", "options"), CASES, ids=IDS)
+def test_copies(name: str, options: dict[str, Any]) -> None:
+    """deepcopy, pickle and torch.save give a module of the same class with the same parameters and output."""
+    ours, _ = twins(name, options)
+    x = torch.randn(1, 4, 7, 8, dtype=torch.float64)
+    file = io.BytesIO()
+    torch.save(ours, file)
+    file.seek(0)
+    for twin in (
+        copy.deepcopy(ours),
+        pickle.loads(pickle.dumps(ours)),
+        torch.load(file, weights_only=False),
+    ):
+        assert type(twin) is type(ours)
+        assert repr(twin) == repr(ours)
+        assert torch.equal(twin(x), ours(x))
+        assert all(a is not b for a, b in zip(twin.parameters(), ours.parameters(), strict=True))
+
+
+@pytest.mark.parametrize("whole", [False, True], ids=["spatial", "whole"])
+def test_output_size(whole: bool) -> None:
+    """Each of the stride's sizes can be asked for, as (oH, oW) or whole; others are a ValueError."""
+    ours, theirs = twins("ConvTranspose2d", {"stride": (2, 3), "padding": 1})
+    x = torch.randn(2, 4, 5, 6, dtype=torch.float64)
+    smallest = theirs(x).shape[2:]
+    for rows in range(2):
+        for columns in range(3):
+            size = [smallest[0] + rows, smallest[1] + columns]
+            output_size = [2, 6, *size] if whole else size
+            result = run(ours, x, output_size=output_size)
+            assert list(result[0].shape[2:]) == size
+            close(result, run(theirs, x, output_size=output_size))
+    for too_far in (-1, 2):
+        with pytest.raises(ValueError, match="requested an output size of"):
+            ours(x, output_size=[smallest[0] + too_far, smallest[1]])
+
+
+def test_padding_mode_of_the_transposed_convolution() -> None:
+    """As in torch.nn, only 'zeros'."""
+    with pytest.raises(ValueError, match='Only "zeros" padding mode is supported for ConvTranspose2d'):
+        torch_conv_ext.ConvTranspose2d(1, 1, 2, padding_mode="circular")
+
+
+def test_channels_last() -> None:
+    """A module converted to channels_last gives channels_last results and parameter gradients."""
+    module: Any = torch_conv_ext.Conv2d(4, 6, 3, padding=1)
+    module.to(memory_format=torch.channels_last)
+    y, dx, dw, _ = run(module, torch.randn(2, 4, 7, 8).contiguous(memory_format=torch.channels_last))
+    assert all(t.is_contiguous(memory_format=torch.channels_last) for t in (y, dx, dw))

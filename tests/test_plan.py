@@ -1,0 +1,135 @@
+"""The plan: a pure function of geometry, dtype, layout and ISA; its scratch is bounded for every layer."""
+
+from __future__ import annotations
+
+import math
+
+import pytest
+import torch
+
+from cases import BY_NAME, CASES
+from geometry import Geometry, conv, free, transposed
+from operands import CONTRACTIONS, FORWARD, Contraction, operand
+from torch_conv_ext import _C
+
+DTYPES = ["float32", "float64"]
+LAYOUTS = ["nchw", "channels_last"]
+MIB = 1 << 20
+
+# "A few MiB per thread", whatever the layer.
+SCRATCH_LIMIT = 8 * MIB
+
+# Layers far beyond the grid. Only their plans are made: some of the tensors would not fit into memory.
+HUGE = [
+    conv("resnet_first_layer", (3, 64), 224, 7, stride=2, padding=3),
+    conv("unet_high_resolution", (64, 64), 572, 3),
+    conv("many_channels_7x7", (2048, 2048), 14, 7, padding=3),
+    conv("fully_connected_vgg", (512, 4096), 7, 7),
+    conv("row_of_100000", (1, 1), (1, 100_000), 1),
+    conv("row_of_100000_many_channels", (512, 512), (1, 100_000), (1, 3), padding=(0, 1)),
+    conv("column_of_100000", (64, 64), (100_000, 1), (3, 1), padding=(1, 0)),
+    conv("image_8k", (3, 32), (4320, 7680), 5, padding=2),
+    conv("kernel_1x100000", (16, 16), (1, 200_000), (1, 100_000)),
+    conv("kernel_301x301", (8, 8), 601, 301),
+    conv("stride_4096", (4, 4), (1, 1_000_000), (1, 4096), stride=(1, 4096)),
+    conv("dilation_1000", (32, 32), 2100, 3, padding=1000, dilation=1000),
+    conv("padding_1000", (8, 8), 3, 3, padding=1000),
+    conv("depthwise_4096", (1, 1), 56, 31, padding=15, groups=4096),
+    conv("groups_of_1024", (1024, 1024), 14, 3, padding=1, groups=4),
+    transposed("vocoder", (1, 1026), (1, 4000), (1, 1024), (1, 256)),
+    free("billions_of_pixels", (1, 1), (1 << 20, 1 << 20), (1 << 20, 1 << 20), (3, 3)),
+]
+
+
+def plan_of(
+    contraction: Contraction, case: Geometry, dtype: str = "float32", layout: str = "nchw"
+) -> dict[str, object]:
+    return _C.plan(contraction.name, dtype, layout, case.plan_sizes())
+
+
+# plan(arguments) = plan(the same arguments): after other plans, after kernels ran, with other numbers of
+# threads.
+@pytest.mark.parametrize("contraction", CONTRACTIONS, ids=str)
+@pytest.mark.parametrize("layout", LAYOUTS)
+@pytest.mark.parametrize("dtype", DTYPES)
+def test_is_deterministic(dtype: str, layout: str, contraction: Contraction, isa: str, threads: int) -> None:
+    cases = [*CASES, *HUGE]
+    first = [plan_of(contraction, case, dtype, layout) for case in cases]
+    torch.set_num_threads(2)
+    case = BY_NAME["asymmetric_everything"]
+    contraction(case, *(operand(case, o, torch.float32) for o in (contraction.first, contraction.second)))
+    again = [plan_of(contraction, case, dtype, layout) for case in reversed(cases)]
+    assert again[::-1] == first
+
+
+# The plan takes neither a batch size nor a number of threads, so no result can depend on them through it.
+@pytest.mark.parametrize("name", ["n", "batch", "threads"])
+def test_takes_no_batch_and_no_threads(name: str) -> None:
+    sizes = BY_NAME["plain_3x3"].plan_sizes()
+    _C.plan("forward", "float32", "nchw", sizes)
+    with pytest.raises(ValueError, match=name):
+        _C.plan("forward", "float32", "nchw", {**sizes, name: 2})
+
+
+def test_names_what_is_missing_or_unknown() -> None:
+    sizes = BY_NAME["plain_3x3"].plan_sizes()
+    with pytest.raises(ValueError, match="stride_w"):
+        _C.plan("forward", "float32", "nchw", {k: v for k, v in sizes.items() if k != "stride_w"})
+    with pytest.raises(ValueError, match="backward"):
+        _C.plan("backward", "float32", "nchw", sizes)
+    with pytest.raises(ValueError, match="float16"):
+        _C.plan("forward", "float16", "nchw", sizes)
+    with pytest.raises(ValueError, match="nhwc"):
+        _C.plan("forward", "float32", "nhwc", sizes)
+    with pytest.raises(ValueError, match="stride"):
+        _C.plan("forward", "float32", "nchw", {**sizes, "stride_h": 0})
+
+
+# 0 <= scratch_bytes <= 8 MiB for each thread: for every layer, also for those that do not fit into memory.
+@pytest.mark.parametrize("contraction", CONTRACTIONS, ids=str)
+@pytest.mark.parametrize("case", [*CASES, *HUGE], ids=str)
+def test_scratch_is_bounded(case: Geometry, contraction: Contraction, isa: str) -> None:
+    for dtype in DTYPES:
+        for layout in LAYOUTS:
+            scratch = plan_of(contraction, case, dtype, layout)["scratch_bytes"]
+            assert isinstance(scratch, int)
+            assert 0 <= scratch <= SCRATCH_LIMIT, f"{dtype} {layout}: {scratch / MIB:.1f} MiB"
+
+
+# flops of one sample = 2 * groups * co * ci * oh * ow * kh * kw; terms that fall on padding count too.
+@pytest.mark.parametrize("contraction", CONTRACTIONS, ids=str)
+@pytest.mark.parametrize("case", [*CASES, *HUGE], ids=str)
+def test_counts_the_work_of_one_sample(case: Geometry, contraction: Contraction) -> None:
+    products = case.groups * case.co * case.ci * math.prod(case.output) * math.prod(case.kernel)
+    flops = plan_of(contraction, case)["flops_per_sample"]
+    assert flops == pytest.approx(2 * products, rel=1e-12)
+
+
+# The plan says what is chosen and why, for the ISA in use, in values and in text.
+@pytest.mark.parametrize("contraction", CONTRACTIONS, ids=str)
+def test_explains_itself(contraction: Contraction, isa: str) -> None:
+    plan = plan_of(contraction, BY_NAME["asymmetric_everything"])
+    assert plan["isa"] == isa
+    assert isinstance(plan["reason"], str)
+    assert plan["reason"]
+    text = plan["text"]
+    assert isinstance(text, str)
+    assert len(text.splitlines()) > 1
+    for word in (contraction.name, plan["algorithm"], isa, "float32"):
+        assert str(word) in text
+
+
+# The grid reaches every algorithm: what the plan may choose is tested by the kernel tests.
+@pytest.mark.parametrize("contraction", CONTRACTIONS, ids=str)
+@pytest.mark.parametrize("dtype", DTYPES)
+def test_grid_reaches_every_algorithm(dtype: str, contraction: Contraction, isa: str) -> None:
+    chosen = {plan_of(contraction, case, dtype)["algorithm"] for case in CASES}
+    assert chosen == {"direct", "winograd"}
+
+
+# Another contraction, dtype or geometry gives another plan.
+def test_depends_on_its_arguments() -> None:
+    case = BY_NAME["many_channels_several_k_blocks"]
+    texts = {str(plan_of(c, case, dtype)["text"]) for c in CONTRACTIONS for dtype in DTYPES}
+    assert len(texts) == len(CONTRACTIONS) * len(DTYPES)
+    assert plan_of(FORWARD, case) != plan_of(FORWARD, BY_NAME["depthwise"])

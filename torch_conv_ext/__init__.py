@@ -1,0 +1,33 @@
+"""2-D convolution and transposed convolution for PyTorch on the CPU, with hand-written kernels.
+
+The functions have the signatures of torch.nn.functional and torch.nn.grad, the modules those of torch.nn, and
+all give torch's results. `torch_conv_ext.functional` tells what runs here and what goes to torch's operators.
+"""
+
+from torch_conv_ext import _load, functional, settings  # noqa: F401  _load first: its errors say what to do
+from torch_conv_ext._version import __version__
+from torch_conv_ext.functional import (
+    Conv2dFunction,
+    ConvTranspose2dFunction,
+    conv2d,
+    conv2d_input,
+    conv2d_weight,
+    conv_transpose2d,
+)
+from torch_conv_ext.modules import Conv2d, ConvTranspose2d
+from torch_conv_ext.planning import plan
+
+__all__ = [
+    "Conv2d",
+    "Conv2dFunction",
+    "ConvTranspose2d",
+    "ConvTranspose2dFunction",
+    "__version__",
+    "conv2d",
+    "conv2d_input",
+    "conv2d_weight",
+    "conv_transpose2d",
+    "functional",
+    "plan",
+    "settings",
+]

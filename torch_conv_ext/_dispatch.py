@@ -1,0 +1,89 @@
+"""Which code runs a call: what the functions ask about their tensors and about torch's state.
+
+NOTE [Four ways to run a contraction]
+torch has no single way that is differentiable under all of its transforms and also quick.
+`_autograd.contract` takes the first that fits:
+  1. under torch.compile and torch.export the operator itself, whose gradient is registered with torch. In
+     forward mode that would drop the tangents without a word. So code that is compiled in forward mode, or
+     under a functorch transform, calls torch's own convolution instead (`has_kernel` says no);
+  2. under a functorch transform (torch.func.vmap, grad, jvp, ...) an autograd Function with `setup_context`
+     and `vmap`, which functorch asks for and which makes a call several times as long;
+  3. where a gradient or a tangent may be wanted, an autograd Function without these;
+  4. elsewhere the operator, past its gradient.
+Names with an underscore that tell these cases apart are private to torch. Where one is missing, the answer is
+the one that is right in all cases.
+"""
+
+from __future__ import annotations
+
+import contextlib
+from collections.abc import Callable
+
+import torch
+from torch import Tensor
+from torch.autograd import forward_ad
+from torch.compiler import is_compiling
+
+from torch_conv_ext._args import check_same_type
+
+__all__ = ["below_autograd", "forward_mode", "has_kernel", "is_compiling", "transforms_active"]
+
+DTYPES = (torch.float32, torch.float64)
+_PLAIN = (Tensor, torch.nn.Parameter)
+
+transforms_active: Callable[[], bool] = getattr(torch._C, "_are_functorch_transforms_active", lambda: True)
+
+# In this context an operator is called past the gradient that is registered for it.
+below_autograd: Callable[[], contextlib.AbstractContextManager[object]] = getattr(
+    torch._C, "_AutoDispatchBelowAutograd", contextlib.nullcontext
+)
+
+
+def forward_mode() -> bool:
+    """Whether a tensor may carry a tangent of torch.autograd.forward_ad."""
+    level: int = getattr(forward_ad, "_current_level", 0)
+    return level >= 0
+
+
+def has_kernel(
+    function: str,
+    first: Tensor,
+    second: Tensor,
+    bias: Tensor | None = None,
+    names: tuple[str, str, str] = ("input", "weight", "bias"),
+) -> bool:
+    """Whether a call is for the kernels here; otherwise it is for torch's own operator.
+
+    It is for plain dense tensors on the CPU, all float32 or all float64, outside of autocast.
+    Raises RuntimeError for plain tensors that differ in device or dtype.
+    """
+    if type(first) in _PLAIN and type(second) in _PLAIN and (bias is None or type(bias) in _PLAIN):
+        dtype = first.dtype
+        if (
+            dtype in DTYPES
+            and second.dtype is dtype
+            and first.is_cpu
+            and second.is_cpu
+            and first.layout is torch.strided
+            and (bias is None or (bias.dtype is dtype and bias.is_cpu))
+            and not torch.is_autocast_enabled("cpu")
+        ):
+            return not is_compiling() or not (transforms_active() or forward_mode())
+    tensors = (first, second) if bias is None else (first, second, bias)
+    return _has_kernel(function, dict(zip(names, tensors, strict=False)))
+
+
+def _has_kernel(function: str, operands: dict[str, Tensor]) -> bool:
+    """The rest of `has_kernel`: the errors, and the tensors by which torch traces code."""
+    tensors = operands.values()
+    if not all(type(t) in _PLAIN or _stands_for_plain(t) for t in tensors):
+        return False
+    if not any(t.is_cpu for t in tensors) or torch.is_autocast_enabled("cpu"):
+        return False
+    check_same_type(function, operands)
+    return all(t.dtype in DTYPES and t.layout is torch.strided for t in tensors)
+
+
+def _stands_for_plain(t: object) -> bool:
+    """FakeTensor and FunctionalTensor, subclasses in form only."""
+    return type(t).__module__.startswith("torch._subclasses.")
