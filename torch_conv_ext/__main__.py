@@ -17,7 +17,7 @@ from torch_conv_ext._cli import UsageError
 from torch_conv_ext._cli.console import print_error
 
 # Modules of torch_conv_ext._cli; the first line of their docstring is the help.
-COMMANDS = ("info", "plan", "check")
+COMMANDS = ("info", "plan", "check", "bench")
 
 PROGRAM = "python -m torch_conv_ext"
 

@@ -205,10 +205,10 @@ def _in_other_format(g: Tensor, channels_last: bool) -> Tensor:
 def _bias_gradient(g: Tensor) -> Tensor:
     """The sum over all but the channels, the same bits with any number of threads.
 
-    torch gives each thread some of the sums, except where there is only one: that one it cuts into parts.
-    A channel that is alone is therefore summed twice.
+    torch gives each thread some of the sums, except where there is only one: that one it cuts into parts, if
+    it has at least 32768 terms. A long channel that is alone is therefore summed twice.
     """
-    if g.shape[1] != 1:
+    if g.shape[1] != 1 or g.numel() < 32768:
         return g.sum((0, 2, 3))
     return g.expand(-1, 2, -1, -1).sum((0, 2, 3))[:1]
 

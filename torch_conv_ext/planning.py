@@ -48,7 +48,8 @@ class ContractionPlan:
     contraction: str  # of CONTRACTIONS: the kernel that computes it
     algorithm: str  # "direct", "winograd", ...
     reason: str  # why this algorithm
-    others: dict[str, str]  # the algorithms that were not taken, and why
+    cycles: float  # estimate per sample and group on one core: it compares algorithms, and predicts no time
+    others: dict[str, float | str]  # the algorithms not taken: their estimate, or why they do not apply
     isa: str
     tiles: dict[str, int]  # sizes of register tile, blocks and chunk; the keys depend on the algorithm
     scratch_bytes: int  # per thread
@@ -67,6 +68,11 @@ class ContractionPlan:
         """FLOPs per byte of the least traffic."""
         return self.flops / self.bytes if self.bytes else 0.0
 
+    def _why_not(self, why: float | str) -> str:
+        if isinstance(why, str):
+            return why
+        return f"{why:.3g} cycles" + (f", {why / self.cycles:.2f} times as many" if self.cycles else "")
+
     def facts(self) -> list[tuple[str, str]]:
         """Names and values for people."""
         read, written = self.bytes_read / 2**20, self.bytes_written / 2**20
@@ -75,8 +81,8 @@ class ContractionPlan:
         return [
             ("contraction", self.contraction),
             ("algorithm", self.algorithm),
-            ("reason", self.reason),
-            *(("not taken", f"{name}: {why}") for name, why in self.others.items()),
+            ("reason", f"{self.reason}: {self.cycles:.3g} per sample and group"),
+            *(("not taken", f"{name}: {self._why_not(why)}") for name, why in self.others.items()),
             *((fact[0], fact[-1]) for fact in described if fact[0] not in own),
             ("scratch", f"{self.scratch_bytes / 2**20:.2f} MiB per thread"),
             ("work", f"{self.flops / 1e9:.4g} GFLOP"),
@@ -254,8 +260,9 @@ def _contractions(
                 result=result,
                 contraction=contraction,
                 algorithm=core["algorithm"],
-                reason=_reason(core),
-                others=dict(core.get("others", {})),
+                reason=core["reason"],
+                cycles=core["cycles"],
+                others=core["others"],
                 isa=core["isa"],
                 tiles={k: v for k, v in core.items() if type(v) is int and k != "scratch_bytes"},
                 scratch_bytes=core["scratch_bytes"],
@@ -266,11 +273,6 @@ def _contractions(
             )
         )
     return tuple(parts)
-
-
-def _reason(core: dict[str, Any]) -> str:
-    cycles = f"{core['cycles']:.3g} cycles per sample and group" if "cycles" in core else "least cycles"
-    return core.get("reason") or f"the fastest that applies, by estimate: {cycles} on one core"
 
 
 def _why_torch(function: str, tensors: dict[str, Tensor], dtype: torch.dtype) -> str:

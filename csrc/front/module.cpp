@@ -115,6 +115,7 @@ py::dict plan(const std::string& contraction, const std::string& dtype, const st
   py::dict result;
   result["contraction"] = name_of(p.contraction);
   result["algorithm"] = name_of(p.algorithm);
+  result["reason"] = "the fewest cycles by estimate of the algorithms that apply";
   result["cycles"] = p.cycles;
   result["others"] = others;  // the other algorithms: cycles by estimate, or why they cannot be taken
   result["isa"] = p.isa;

@@ -104,8 +104,9 @@ double plan_grad_weight(Plan& plan, const Kernels<scalar_t>& k) {
   plan.tile_bytes = scratch_bytes(taps * plan.c_block * lanes * plan.panels, es);
   plan.scratch_bytes =
       plan.source_bytes + plan.weight_bytes + plan.tile_bytes + scratch_bytes(pixels, sizeof(KStep));
-  return pixel_cycles * static_cast<double>(g.oH * g.oW) *
-         static_cast<double>(g.kH * g.kW * (merged ? 1 : g.Ci) / (merged ? plan.kw_block : g.Ci));
+  // A kernel row of all channels, or one kernel element of them, is one run of tile rows.
+  const int64_t runs = g.kH * (merged ? ceil_div(g.kW, plan.kw_block) : g.kW);
+  return pixel_cycles * static_cast<double>(g.oH * g.oW) * static_cast<double>(runs);
 }
 
 }  // namespace

@@ -26,8 +26,8 @@ import torch_conv_ext
 from torch_conv_ext import _C, settings
 
 # NOTE [malloc]
-# A fresh output costs one page fault for each 4 KiB that malloc gets from the system. As glibc sets itself up,
-# a large block is given back when it is freed, so each call pays again: up to three quarters of the time of a
+# A fresh output costs one page fault for each 4 KiB that malloc gets from the system. As glibc is set up, a
+# large block is given back when it is freed, so each call pays again: up to three quarters of the time of a
 # layer that is bound by memory, for torch and for us. Whether it happens hangs on what else the process has
 # allocated. With these values freed memory stays in the process, and only the first use of it costs faults.
 # glibc reads them when a process starts.

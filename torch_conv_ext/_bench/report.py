@@ -46,16 +46,7 @@ def show_rows(console: Console, machine: Machine, rows: Sequence[Row], below: fl
     layers = [r for r in shown if r.flops]
     if layers:
         rivals = list(dict.fromkeys(name for r in layers for name in r.rivals))
-        columns = (
-            "suite",
-            "layer",
-            "contraction",
-            "algorithm",
-            "torch GF/s",
-            "ours GF/s",
-            "of peak",
-            "ratio",
-        )
+        columns = ("suite", "layer", "contraction", "algorithm", "torch GF/s", "ours GF/s", "of peak")
         console.table(
             (*columns, "ratio", "quartiles", *(f"/ {name}" for name in rivals), ""),
             [_layer_cells(machine, row, rivals) for row in layers],

@@ -89,7 +89,7 @@ TARGETS = (
     Target("float32", "model", 1.5, 1.0, "training step"),
 )
 TAGS = (*CLASSES[:1], DENSE_WINOGRAD, DENSE_DIRECT, *CLASSES[1:], "model", "call")
-# Depthwise 3x3 is bound by memory: its target is a share of a copy's bandwidth. 31x31 has a share of the peak.
+# Depthwise 3x3 is bound by memory: its target is a share of a copy's bandwidth. 31x31: of the peak.
 COPY_TARGET = 0.6
 LARGE_DEPTHWISE_TARGET = 0.6
 

@@ -9,6 +9,7 @@ from __future__ import annotations
 import argparse
 import importlib.util
 import json
+import math
 import os
 import sys
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -58,7 +59,7 @@ class Console:
     def result(self, result: Mapping[str, object]) -> None:
         """The object that --json prints."""
         if self.as_json:
-            print(json.dumps(result, indent=2))
+            print(json.dumps(_strict(result), indent=2, allow_nan=False))
 
     def facts(self, facts: Sequence[tuple[str, str]]) -> None:
         """Names and values, one pair a line."""
@@ -125,6 +126,15 @@ def plain_table(columns: Sequence[str], rows: Sequence[Sequence[str]], right: Se
         for line in lines
     )
     return "\n".join("  ".join(line).rstrip() for line in padded)
+
+
+def _strict(value: object) -> object:
+    """JSON has neither NaN nor infinities: null in their place."""
+    if isinstance(value, Mapping):
+        return {key: _strict(v) for key, v in value.items()}
+    if isinstance(value, list | tuple):
+        return [_strict(v) for v in value]
+    return None if isinstance(value, float) and not math.isfinite(value) else value
 
 
 def in_bytes(count: float) -> str:
