@@ -52,6 +52,16 @@ def isa(request: pytest.FixtureRequest) -> Iterator[str]:
 
 
 @pytest.fixture
+def algorithm(request: pytest.FixtureRequest) -> Iterator[str]:
+    """The algorithm that is taken wherever it applies; elsewhere the plan's choice. Given with indirect=True."""
+    from torch_conv_ext import _C
+
+    _C.set_algorithm(request.param)
+    yield request.param
+    _C.set_algorithm("")
+
+
+@pytest.fixture
 def threads(request: pytest.FixtureRequest) -> Iterator[int]:
     """torch's number of threads during the test: one, or the parameter given with indirect=True."""
     before = torch.get_num_threads()

@@ -114,6 +114,9 @@ LAYOUTS: dict[str, Callable[[Tensor], Tensor]] = {
 }
 
 # Pairs for the two operands. The last pairs are what autograd sends: the gradient of sum() is all stride 0.
+# The algorithms a test may ask for; each applies to some geometries and contractions only.
+ALGORITHMS = ["direct", "winograd", "pixels", "lanewise"]
+
 LAYOUT_PAIRS = [
     ("contiguous", "contiguous"),
     ("channels_last", "channels_last"),
@@ -203,7 +206,7 @@ def _expected_result(
     dtype: torch.dtype,
     layouts: tuple[str, str],
     with_bias: bool,
-    isa: str,  # the plan and with it the bound depend on it
+    winograd: bool,  # the bound depends on it
 ) -> tuple[Tensor, Tensor]:
     geometry = BY_NAME[case]
     a = operand(geometry, contraction.first, dtype, layouts[0])
@@ -217,7 +220,8 @@ def expected_result(
 ) -> tuple[Tensor, Tensor]:
     """`bounds` of a named case. Layouts with the same values share one computation."""
     first, second = (layout if layout in EXPANDED else "contiguous" for layout in layouts)
-    return _expected_result(contraction, case, dtype, (first, second), with_bias, _C.isa())
+    winograd = uses_winograd(contraction, BY_NAME[case], dtype)
+    return _expected_result(contraction, case, dtype, (first, second), with_bias, winograd)
 
 
 def expected_strides(shape: torch.Size, *operands: Tensor) -> tuple[int, ...]:
@@ -255,7 +259,7 @@ def assert_matches_reference(
     geometry: Geometry,
     dtype: torch.dtype,
     layouts: tuple[str, str],
-    with_bias: bool,
+    with_bias: bool = False,
 ) -> None:
     """Values, strides, and operands that stay as they were, down to the bytes around a view."""
     layout_a, layout_b = layouts

@@ -117,6 +117,12 @@ def test_rich_and_plain(capsys: pytest.CaptureFixture[str], monkeypatch: pytest.
     assert capsys.readouterr().out == plain
 
 
+# A failed check may hold NaN, which is no JSON.
+def test_json_is_strict(capsys: pytest.CaptureFixture[str]) -> None:
+    console.Console(as_json=True).result({"rows": [{"error": float("nan")}], "most": (float("inf"), 1.5)})
+    assert json.loads(capsys.readouterr().out) == {"rows": [{"error": None}], "most": [None, 1.5]}
+
+
 # --- info ---
 
 

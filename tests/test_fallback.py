@@ -185,6 +185,17 @@ def test_parameters_and_default_device_are_plain() -> None:
         assert owners(torch_conv_ext.conv2d, x, w, b) == {"torch_conv_ext"}
 
 
+@pytest.mark.filterwarnings("ignore:`torch.jit.trace")
+@pytest.mark.parametrize("name", ["Conv2d", "ConvTranspose2d"])
+def test_jit_trace(name: str) -> None:
+    """A traced module is made of torch's operators, and gives our results."""
+    module = getattr(torch_conv_ext, name)(4, 4, 3, stride=2)
+    x, _, _ = tensors(torch.float32)
+    traced: Any = torch.jit.trace(module, (x[:1],))
+    assert "aten::_convolution" in str(traced.inlined_graph)
+    torch.testing.assert_close(traced(x), module(x))
+
+
 def test_other_layouts_go_to_torch() -> None:
     """oneDNN's opaque tensors are torch's business."""
     x, w, b = tensors(torch.float32)

@@ -54,8 +54,8 @@ def has_kernel(
 ) -> bool:
     """Whether a call is for the kernels here; otherwise it is for torch's own operator.
 
-    It is for plain dense tensors on the CPU, all float32 or all float64, outside of autocast.
-    Raises RuntimeError for plain tensors that differ in device or dtype.
+    It is for plain dense tensors on the CPU, all float32 or all float64, where not `_only_torch`. Raises
+    RuntimeError for plain tensors that differ in device or dtype.
     """
     if type(first) in _PLAIN and type(second) in _PLAIN and (bias is None or type(bias) in _PLAIN):
         dtype = first.dtype
@@ -66,9 +66,8 @@ def has_kernel(
             and second.is_cpu
             and first.layout is torch.strided
             and (bias is None or (bias.dtype is dtype and bias.is_cpu))
-            and not torch.is_autocast_enabled("cpu")
         ):
-            return not is_compiling() or not (transforms_active() or forward_mode())
+            return not _only_torch()
     tensors = (first, second) if bias is None else (first, second, bias)
     return _has_kernel(function, dict(zip(names, tensors, strict=False)))
 
@@ -78,10 +77,22 @@ def _has_kernel(function: str, operands: dict[str, Tensor]) -> bool:
     tensors = operands.values()
     if not all(type(t) in _PLAIN or _stands_for_plain(t) for t in tensors):
         return False
-    if not any(t.is_cpu for t in tensors) or torch.is_autocast_enabled("cpu"):
+    if not any(t.is_cpu for t in tensors) or _only_torch():
         return False
     check_same_type(function, operands)
     return all(t.dtype in DTYPES and t.layout is torch.strided for t in tensors)
+
+
+def _only_torch() -> bool:
+    """Whether something is active that only works with torch's own operators.
+
+    autocast knows no others, torch.jit.trace fails on ours, and for compiled transforms see the NOTE above.
+    """
+    return (
+        torch.is_autocast_enabled("cpu")
+        or torch.jit.is_tracing()  # type: ignore[attr-defined, no-untyped-call]
+        or (is_compiling() and (transforms_active() or forward_mode()))
+    )
 
 
 def _stands_for_plain(t: object) -> bool:

@@ -6,7 +6,8 @@ nor for an input without a batch.
 
 What goes to torch's own operator, so that every model runs: tensors on other devices, of other dtypes
 (bfloat16, float16, complex, integers) or of a subclass; all calls under torch.autocast, which chooses a dtype
-itself; and code that torch.compile compiles under a functorch transform or in forward mode.
+itself, and under torch.jit.trace; and code that torch.compile compiles under a functorch transform or in
+forward mode.
 
 Errors have the type and the words of torch's operators where those have clear ones: RuntimeError for tensors
 and numbers that do not fit together, TypeError for an argument of the wrong type. Tensors that differ in

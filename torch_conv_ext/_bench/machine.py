@@ -40,7 +40,11 @@ PINNED = {
 
 @dataclasses.dataclass(frozen=True)
 class Machine:
-    """All that a figure depends on besides the layer. peak is in GF/s by dtype, copy in GB/s."""
+    """All that a figure depends on besides the layer.
+
+    `load` is how many threads were running on the machine in the minute before; `peak` is in GF/s by dtype,
+    `copy` in GB/s.
+    """
 
     cpu: str
     cores: int
@@ -52,13 +56,20 @@ class Machine:
     torch_isa: str
     onednn_isa: str
     malloc: str
+    load: float
     peak: dict[str, float]
     copy: float
 
 
 def pin_malloc() -> None:
-    """Start this command again in the same process with malloc pinned, unless it is. See NOTE [malloc]."""
-    if sys.platform != "linux" or not sys.orig_argv or all(name in os.environ for name in PINNED):
+    """Start this command again in the same process with malloc pinned, unless it is. See NOTE [malloc].
+
+    Values that the environment already has stay. Does nothing where the program is another one that uses this
+    package, and outside of Linux.
+    """
+    spec = getattr(sys.modules["__main__"], "__spec__", None)
+    ours = spec is not None and spec.name == f"{torch_conv_ext.__name__}.__main__"
+    if sys.platform != "linux" or not ours or all(name in os.environ for name in PINNED):
         return
     sys.stdout.flush()
     sys.stderr.flush()
@@ -78,6 +89,7 @@ def examine(dtypes: Sequence[str]) -> Machine:
         torch_isa=torch.backends.cpu.get_cpu_capability(),
         onednn_isa=os.environ.get("ONEDNN_MAX_CPU_ISA", "default"),
         malloc=_malloc(),
+        load=os.getloadavg()[0] if hasattr(os, "getloadavg") else 0.0,
         peak={dtype: _peak(getattr(torch, dtype)) for dtype in dtypes},
         copy=_copy(),
     )

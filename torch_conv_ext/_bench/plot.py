@@ -7,12 +7,13 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from torch_conv_ext._bench.machine import Machine
-from torch_conv_ext._bench.results import Row, geometric_mean
+from torch_conv_ext._bench.results import TAGS, Row, geometric_mean
 
 AVAILABLE = importlib.util.find_spec("matplotlib") is not None
 
 _GAIN, _LOSS = "#2a78b5", "#d1382f"
 _NAMED = 32  # so many bars have room for the names of their layers
+_TOP = 32.0  # higher bars are cut
 
 
 def save_plot(path: Path, machine: Machine, rows: Sequence[Row]) -> None:
@@ -26,9 +27,12 @@ def save_plot(path: Path, machine: Machine, rows: Sequence[Row]) -> None:
     for row in rows:
         panels.setdefault((row.dtype, row.layout, row.contraction), []).append(row)
     named = max(map(len, panels.values())) <= _NAMED
+    # One scale for all panels, with room for the names of the classes.
+    top = 1.5 * min(_TOP, max(r.ratio for r in rows))
+    bottom = min(0.8, *(0.9 * r.ratio for r in rows))
     height = 2.6 + (1.6 if named else 0.0)
     figure = Figure(figsize=(12, 0.7 + height * len(panels)), layout="constrained")
-    axes = figure.subplots(len(panels), 1, squeeze=False, sharey=True)[:, 0]
+    axes = figure.subplots(len(panels), 1, squeeze=False)[:, 0]
     figure.suptitle(
         f"Time of torch {machine.torch} over time of torch_conv_ext {machine.torch_conv_ext} "
         f"({machine.cpu}, {machine.threads} threads, {machine.isa})",
@@ -36,7 +40,7 @@ def save_plot(path: Path, machine: Machine, rows: Sequence[Row]) -> None:
     )
     for ax, ((dtype, layout, contraction), part) in zip(axes, panels.items(), strict=True):
         groups: dict[str, list[Row]] = {}
-        for row in part:
+        for row in sorted(part, key=lambda r: TAGS.index(r.tags[0])):
             groups.setdefault(row.tags[0], []).append(row)
         ordered = [r for group in groups.values() for r in sorted(group, key=lambda r: r.ratio)]
         colours = [_GAIN if r.ratio >= 1.0 else _LOSS for r in ordered]
@@ -54,6 +58,10 @@ def save_plot(path: Path, machine: Machine, rows: Sequence[Row]) -> None:
         )
         ax.axhline(1.0, color="black", linewidth=0.8)
         ax.set_yscale("log", base=2)
+        ax.set_ylim(bottom, top)
+        for at, row in enumerate(ordered):
+            if named and row.ratio > top:
+                ax.text(at, top / 1.1, f"{row.ratio:.0f}x", rotation=90, ha="center", va="top", fontsize=6)
         ax.yaxis.set_major_formatter(lambda value, _: f"{value:g}x")
         ax.grid(axis="y", linewidth=0.3)
         ax.set_axisbelow(True)

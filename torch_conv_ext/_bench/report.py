@@ -17,12 +17,18 @@ from torch_conv_ext._bench.results import (
 )
 from torch_conv_ext._cli.console import Console
 
+_BUSY = 0.7  # threads that run elsewhere; a machine at rest has less
 _NOTABLE = 0.03  # a change of a ratio by less is not listed
 
 
 def show_machine(console: Console, machine: Machine) -> None:
     """What the figures depend on."""
     console.facts(facts(machine))
+    if machine.load > _BUSY:
+        console.note(
+            f"the machine was busy in the last minute (load {machine.load:.1f} on {machine.cores} cores): "
+            "other programs make figures low and ratios uncertain"
+        )
 
 
 def by_setting(rows: Sequence[Row]) -> dict[tuple[str, str], list[Row]]:
@@ -139,9 +145,9 @@ def _summary_cells(s: Summary) -> tuple[str, ...]:
         s.contraction,
         str(s.rows),
         f"{s.mean:.2f}",
-        f"{s.target.mean:g}" if s.target else "",
+        f"{s.target.mean:.3g}" if s.target else "",
         f"{s.worst.ratio:.2f}",
-        f"{s.target.worst:g}" if s.target else "",
+        f"{s.target.worst:.3g}" if s.target else "",
         f"{s.wins:.0%}",
         s.verdict,
         s.worst.title,
