@@ -21,7 +21,7 @@ JOBS   ?= $(shell $(PYTHON) -c 'import os; print(len(os.sched_getaffinity(0)))' 
 SOURCES := $(shell find csrc -not -name '*.md' 2>/dev/null) setup.py pyproject.toml torch_conv_ext/_version.py
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test examples lint format build clean
+.PHONY: help demo test examples bench lint format build clean
 .DELETE_ON_ERROR:
 
 help:  ## Show this list
@@ -35,6 +35,9 @@ test: build  ## Run all tests, lint included (ARGS="-k digits" picks some)
 
 examples: build  ## Convolution by hand: eight worked examples as text and pictures (out/by_hand/)
 	@$(PY) examples/convolution_by_hand.py --output $(OUT)/by_hand $(ARGS)
+
+bench: build  ## Time a dozen layers beside torch's (ARGS="--suite all --plot out/bench.png"; --help lists all)
+	@$(PY) -m torch_conv_ext bench $(ARGS)
 
 lint: build  ## Check style and types (ruff, mypy, clang-format)
 	@$(PY) -m pytest -q -p no:cacheprovider tests/test_lint.py

@@ -10,7 +10,6 @@ import platform
 import re
 import sys
 from pathlib import Path
-from typing import Any
 
 from setuptools import Extension, setup
 
@@ -68,7 +67,7 @@ else:
     ]
 
 
-class BuildWithISAs(BuildExtension):  # type: ignore[misc]
+class BuildWithISAs(BuildExtension):
     """Compiles each ISA's file with its own flags, then the rest with the target's baseline."""
 
     def build_extension(self, ext: Extension) -> None:
@@ -94,7 +93,9 @@ core = Extension(
     "torch_conv_ext._C",
     sources=[str(path.relative_to(ROOT)) for path in sorted((ROOT / "csrc").rglob("*.cpp"))],
     depends=[
-        str(path.relative_to(ROOT)) for suffix in ("*.h", "*.inl", "*.map") for path in sorted((ROOT / "csrc").rglob(suffix))
+        str(path.relative_to(ROOT))
+        for suffix in ("*.h", "*.inl", "*.map")
+        for path in sorted((ROOT / "csrc").rglob(suffix))
     ],
     include_dirs=[],
     library_dirs=library_paths(),
@@ -105,4 +106,8 @@ core = Extension(
     language="c++",
 )
 
-setup(version=VERSION, ext_modules=[core], cmdclass={"build_ext": BuildWithISAs.with_options(no_python_abi_suffix=False)})
+setup(
+    version=VERSION,
+    ext_modules=[core],
+    cmdclass={"build_ext": BuildWithISAs.with_options(no_python_abi_suffix=False)},
+)

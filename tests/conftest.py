@@ -53,7 +53,7 @@ def isa(request: pytest.FixtureRequest) -> Iterator[str]:
 
 @pytest.fixture
 def algorithm(request: pytest.FixtureRequest) -> Iterator[str]:
-    """The algorithm that is taken wherever it applies; elsewhere the plan's choice. Given with indirect=True."""
+    """The algorithm taken wherever it applies; elsewhere the plan's choice. Given with indirect=True."""
     from torch_conv_ext import _C
 
     _C.set_algorithm(request.param)

@@ -193,9 +193,10 @@ def error_bound(
 
     Winograd's transforms mix the elements of a tile, so the error of one is measured by the largest.
     """
+    terms = contraction.terms(geometry)
     if magnitude.numel() > 0 and uses_winograd(contraction, geometry, dtype):
         magnitude = magnitude.amax().expand(magnitude.shape)
-    terms = contraction.terms(geometry)
+        terms += 36  # each result is a sum of 36 products, whatever the number of channels
     return magnitude * (error_factor(terms, dtype) + error_factor(terms, torch.float64))
 
 

@@ -18,6 +18,9 @@ def winograd() -> bool:
 def set_winograd(on: bool) -> None:
     """Allow or forbid Winograd, for the whole process."""
 
+def set_algorithm(name: str) -> None:
+    """Take this algorithm wherever it applies; "" for the plan's own choice. For tests."""
+
 def poison(on: bool) -> None:
     """Fill every result and all scratch with NaN before a kernel runs. For tests."""
 

@@ -76,8 +76,11 @@ def pin_malloc() -> None:
     os.execve(sys.executable, [sys.executable, *sys.orig_argv[1:]], {**PINNED, **os.environ})
 
 
-def examine(dtypes: Sequence[str]) -> Machine:
-    """Describe the machine, and measure peak and bandwidth with torch's number of threads; some seconds."""
+def examine(dtypes: Sequence[str], seconds: float = 0.15) -> Machine:
+    """Describe the machine; measure peak and bandwidth with torch's number of threads.
+
+    `seconds` is for each of the seven candidates for the peak and for the copy.
+    """
     return Machine(
         cpu=_cpu(),
         cores=len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1,
@@ -90,8 +93,8 @@ def examine(dtypes: Sequence[str]) -> Machine:
         onednn_isa=os.environ.get("ONEDNN_MAX_CPU_ISA", "default"),
         malloc=_malloc(),
         load=os.getloadavg()[0] if hasattr(os, "getloadavg") else 0.0,
-        peak={dtype: _peak(getattr(torch, dtype)) for dtype in dtypes},
-        copy=_copy(),
+        peak={dtype: _peak(getattr(torch, dtype), seconds) for dtype in dtypes},
+        copy=_copy(seconds),
     )
 
 
@@ -133,7 +136,7 @@ def _malloc() -> str:
     return f"{name}, {faults[-1]} page faults for a fresh tensor of 64 MiB"
 
 
-def _fastest(call: Callable[[], object], seconds: float = 0.15) -> float:
+def _fastest(call: Callable[[], object], seconds: float) -> float:
     call()
     best = float("inf")
     end = time.perf_counter() + seconds
@@ -144,12 +147,12 @@ def _fastest(call: Callable[[], object], seconds: float = 0.15) -> float:
     return best
 
 
-def _peak(dtype: torch.dtype) -> float:
+def _peak(dtype: torch.dtype, seconds: float) -> float:
     rates = []
     for m in (384, 768, 1152):
         a, b = torch.rand(m, m, dtype=dtype), torch.rand(m, m, dtype=dtype)
         c = torch.empty_like(a)
-        rates.append(2 * m**3 / _fastest(lambda a=a, b=b, c=c: torch.mm(a, b, out=c)))  # type: ignore[misc]
+        rates.append(2 * m**3 / _fastest(lambda a=a, b=b, c=c: torch.mm(a, b, out=c), seconds))  # type: ignore[misc]
     with torch.no_grad(), settings.override(winograd=False):
         for channels, h, n in ((128, 28, 2), (256, 14, 4)):
             x = torch.rand(n, channels, h, h, dtype=dtype)
@@ -157,14 +160,14 @@ def _peak(dtype: torch.dtype) -> float:
             # Only products inside of the image: those with the padding may be skipped.
             flops = 2 * n * channels**2 * (3 * h - 2) ** 2
             for conv2d in (F.conv2d, torch_conv_ext.conv2d):
-                rates.append(flops / _fastest(lambda f=conv2d, x=x, w=w: f(x, w, padding=1)))  # type: ignore[misc]
+                rates.append(flops / _fastest(lambda f=conv2d, x=x, w=w: f(x, w, padding=1), seconds))  # type: ignore[misc]
     return max(rates) / 1e9
 
 
-def _copy() -> float:
+def _copy(seconds: float) -> float:
     source = torch.zeros(2**25)
     target = torch.empty_like(source)
-    return 2 * _bytes(source) / _fastest(lambda: target.copy_(source), 0.3) / 1e9
+    return 2 * _bytes(source) / _fastest(lambda: target.copy_(source), seconds) / 1e9
 
 
 def _bytes(t: Tensor) -> int:

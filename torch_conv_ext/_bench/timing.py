@@ -134,8 +134,9 @@ def largest_error(result: Tensor, reference: Tensor) -> float:
 class Timing:
     """Seconds of a call, medians over the rounds.
 
-    ratio is the quotient of the medians, torch's over ours; low and high are the quartiles of the quotients
-    of single rounds.
+    ratio is torch's time over ours: the median of the quotients of the rounds, and low and high their
+    quartiles. In a round both calls meet the same state of the machine; the quotient of the two medians, which
+    may differ a little, compares different moments.
     """
 
     torch: float
@@ -187,8 +188,8 @@ def _timed(call: Call, repeats: int) -> float:
 def _statistics(a: list[float], b: list[float]) -> Timing:
     quotients = [x / y for x, y in zip(a, b, strict=True)]
     low, high = quartiles(quotients)
-    a_median, b_median = statistics.median(a), statistics.median(b)
-    return Timing(a_median, b_median, a_median / b_median, low, high, len(quotients))
+    ratio = statistics.median(quotients)
+    return Timing(statistics.median(a), statistics.median(b), ratio, low, high, len(quotients))
 
 
 def quartiles(values: list[float]) -> tuple[float, float]:

@@ -109,7 +109,7 @@ def run(args: argparse.Namespace) -> int:
         torch.set_num_threads(args.threads)
     if args.isa:
         _C.set_isa(args.isa)
-    machine = machines.examine(_dtypes(args))
+    machine = machines.examine(_dtypes(args), min(args.time, 0.15))
     report.show_machine(console, machine)
     session, finished = _measure(args, console, without_repeats(layers), whole)
     rows = session.rows
