@@ -1,10 +1,11 @@
 # Every target works from a bare clone that has python3, g++, make and pip. Everything that is downloaded goes to
-# .venv, everything that is made goes to build/, out/ and torch_conv_ext/_C*.so; git ignores all of them.
+# .venv, everything that is made goes to build/, dist/, out/ and torch_conv_ext/_C*.so; git ignores all of them.
 #
-# Three stamp files make a second run quick:
+# Four stamp files make a second run quick:
 #   .venv/requirements.stamp   the environment holds what requirements-dev.txt says
 #   .venv/checkout.stamp       the environment imports torch_conv_ext from this checkout
 #   build/extension.stamp      the compiled module is newer than csrc/ and setup.py
+#   build/wheel.stamp          dist/ is newer than all that is packed into it
 
 PYTHON ?= python3
 VENV   := .venv
@@ -19,9 +20,15 @@ JOBS   ?= $(shell $(PYTHON) -c 'import os; print(len(os.sched_getaffinity(0)))' 
 
 # Folders are listed with the files: a folder's time changes when a file is added, renamed or removed.
 SOURCES := $(shell find csrc -not -name '*.md' 2>/dev/null) setup.py pyproject.toml torch_conv_ext/_version.py
+PACKED  := $(SOURCES) $(shell find torch_conv_ext docs examples tests tools MANIFEST.in README.md CHANGELOG.md LICENSE \
+               -type f -not -path '*__pycache__*' -not -name '_C*.so')
+
+# The torch that packages are tested with: the pinned one, unless TORCH=2.14.1 or the like is given.
+TORCH   ?= $(shell sed -n 's/^torch==//p' requirements-dev.txt)
+BASIC   := $(addprefix tests/test_,forward.py grad_input.py grad_weight.py binary.py packaging.py)
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test examples bench lint format build clean
+.PHONY: help demo test examples bench lint format build wheel test-wheel test-sdist clean
 .DELETE_ON_ERROR:
 
 help:  ## Show this list
@@ -48,6 +55,14 @@ format: $(VENV)/requirements.stamp  ## Rewrite the sources in the project's form
 	find csrc \( -name '*.h' -o -name '*.cpp' -o -name '*.inl' \) -exec $(VENV)/bin/clang-format -i {} +
 
 build: build/extension.stamp $(VENV)/checkout.stamp  ## Make .venv and compile the extension in place
+
+wheel: build/wheel.stamp  ## Build dist/: an sdist, and from it a manylinux wheel with every instruction set
+
+test-wheel: wheel  ## Test the wheel in an empty environment without a compiler (TORCH=2.14.1: with that torch)
+	@JOBS=$(JOBS) tools/test_package.sh dist/*.whl $(TORCH) $(ARGS)
+
+test-sdist: wheel  ## Build the sdist in an empty environment and run its tests of the kernels and the binary
+	@JOBS=$(JOBS) tools/test_package.sh dist/*.tar.gz $(TORCH) $(or $(ARGS),$(BASIC))
 
 clean:  ## Remove all that was made except .venv
 	rm -rf build dist $(OUT) torch_conv_ext/_C*.so *.egg-info .pytest_cache .mypy_cache .ruff_cache .hypothesis
@@ -78,4 +93,19 @@ build/extension.stamp: $(SOURCES) $(VENV)/requirements.stamp
 	@echo "Compiling the extension (commands in build/compile.log)"
 	@$(PY) setup.py --quiet build_ext --inplace > build/compile.log 2>&1 || { cat build/compile.log; exit 1; }
 	@grep -F 'warning:' build/compile.log || true
+	@touch $@
+
+# The wheel is built from the unpacked sdist, so the sdist is complete. Nothing of torch or OpenMP is copied into it:
+# a second copy of either in a process is a fault. auditwheel finds patchelf on PATH. Its verdict names linux_x86_64
+# because of these two libraries; the symbols' versions make it the tag in the wheel's name.
+build/wheel.stamp: $(PACKED) $(VENV)/requirements.stamp
+	@rm -rf dist build/wheel && mkdir -p build
+	@echo "Building dist/ (commands in build/wheel.log)"
+	@$(PY) -m build --no-isolation --outdir build/wheel > build/wheel.log 2>&1 || { cat build/wheel.log; exit 1; }
+	@PATH="$(CURDIR)/$(VENV)/bin:$$PATH" auditwheel repair --strip --exclude libtorch_cpu.so \
+	    --exclude libgomp.so.1 --wheel-dir dist build/wheel/*.whl >> build/wheel.log 2>&1 \
+	    || { cat build/wheel.log; exit 1; }
+	@cp build/wheel/*.tar.gz dist
+	@$(VENV)/bin/auditwheel show dist/*.whl
+	@ls -l dist
 	@touch $@

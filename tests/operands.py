@@ -59,7 +59,7 @@ class Contraction:
         """The raw operator, or its twin in loops. The spatial sizes of the result come from the geometry."""
         op = getattr(torch.ops.torch_conv_ext, f"_reference_{self.name}" if reference else self.name)
         size = geometry.shape(self.result)[2:]
-        tail = (size, geometry.stride, geometry.padding, geometry.dilation, geometry.groups)
+        tail = (*size, *geometry.stride, *geometry.padding, *geometry.dilation, geometry.groups)
         result = op(a, b, bias, *tail) if self.has_bias else op(a, b, *tail)
         return cast(Tensor, result)
 

@@ -32,8 +32,8 @@ from torch_conv_ext._bench.results import Row
 SUITES = merged(network_suites(), family_suites())
 ALL = [layer for suite in SUITES.values() for layer in suite.layers]
 
-# Multiply-adds of all convolutions for one image, in units of 1e9: the papers' figures, rounded, where a suite
-# has the layers and the input of the paper. Fully connected layers are not in it.
+# Multiply-adds of all convolutions for one image, in units of 1e9: the papers' figures, rounded, where a
+# suite has the layers and the input of the paper. Fully connected layers are not in it.
 PUBLISHED = {
     "resnet50": 4.1,
     "vgg16": 15.3,
@@ -140,11 +140,11 @@ def test_both_calls_compute_the_same(layer: Layer, contraction: str, layout: str
 @pytest.mark.parametrize("contraction", CONTRACTIONS)
 def test_a_wrong_result_is_seen(contraction: str, monkeypatch: pytest.MonkeyPatch) -> None:
     layer, t = SMALL[0], timing.operands(SMALL[0], "float32", "nchw")
-    assert timing.errors(layer, contraction, t)[1] < timing.LIMIT["float32"]
+    assert timing.is_right(layer, "float32", timing.errors(layer, contraction, t)[1])
     right = timing.our_call
     for spoil in (1e-2, math.nan):
         monkeypatch.setattr(timing, "our_call", lambda *a, by=spoil: lambda: right(*a)() + by)
-        assert not timing.errors(layer, contraction, t)[1] <= timing.LIMIT["float32"]
+        assert not timing.is_right(layer, "float32", timing.errors(layer, contraction, t)[1])
 
 
 def test_calls_take_turns() -> None:
@@ -298,7 +298,7 @@ def bench(*arguments: str | Path, **environment: str) -> subprocess.CompletedPro
 
 
 def test_command(tmp_path: Path) -> None:
-    """Two rows are timed, saved, drawn and compared with themselves, in a process that has restarted itself."""
+    """Two rows are timed, saved, drawn and compared; malloc is pinned unless it shall not be."""
     file, picture = tmp_path / "r.json", tmp_path / "p.png"
     few = ("--suite", "lenet", "vit", "--filter", "5x5 p0 1-6", "--time", "0.01", "--no-rivals")
     first = bench(*few, "--contraction", "forward", "grad_weight", "--save", file)
@@ -313,6 +313,7 @@ def test_command(tmp_path: Path) -> None:
     plots = ("--plot", picture) if plot.AVAILABLE else ()
     again = bench(*few, "--contraction", "forward", "--default-malloc", "--compare", file, *plots)
     assert again.returncode == 0, again.stderr
+    assert "malloc   default" in again.stdout
     assert "1 rows in both" in again.stdout
     assert picture.exists() == plot.AVAILABLE
 

@@ -103,9 +103,9 @@ torch.set_num_threads(2)
 x, w = torch.ones(4, 8, 32, 32), torch.ones(8, 8, 3, 3)
 kernels = torch.ops.torch_conv_ext
 def compute():
-    y = kernels.forward(x, w, None, (30, 30), (1, 1), (0, 0), (1, 1), 1)
-    dx = kernels.grad_input(y, w, None, (32, 32), (1, 1), (0, 0), (1, 1), 1)
-    dw = kernels.grad_weight(x, y, (3, 3), (1, 1), (0, 0), (1, 1), 1)
+    y = kernels.forward(x, w, None, 30, 30, 1, 1, 0, 0, 1, 1, 1)
+    dx = kernels.grad_input(y, w, None, 32, 32, 1, 1, 0, 0, 1, 1, 1)
+    dw = kernels.grad_weight(x, y, 3, 3, 1, 1, 0, 0, 1, 1, 1)
     return [t.numpy().tobytes() for t in (y, dx, dw)]
 before = compute()
 child = os.fork()

@@ -98,7 +98,7 @@ def operator_arguments(name: str, dtype: torch.dtype, memory_format: torch.memor
         for shape in (first, second)
     )
     bias = [randn(channels).to(dtype).requires_grad_()] if channels else []
-    return [a, b, *bias, size, *SIZES.values()]
+    return [a, b, *bias, *size, *SIZES["stride"], *SIZES["padding"], *SIZES["dilation"], SIZES["groups"]]
 
 
 @pytest.mark.parametrize("memory_format", [torch.contiguous_format, torch.channels_last], ids=str)

@@ -119,7 +119,8 @@ class Forward(Contraction):
 
     @staticmethod
     def run(x: Tensor, w: Tensor, bias: Tensor | None, size: Pair, geometry: Geometry) -> Tensor:
-        return _ops.forward(x, w, bias, size, *geometry)
+        stride, padding, dilation, groups = geometry
+        return _ops.forward(x, w, bias, *size, *stride, *padding, *dilation, groups)
 
 
 class GradInput(Contraction):
@@ -129,7 +130,8 @@ class GradInput(Contraction):
 
     @staticmethod
     def run(y: Tensor, w: Tensor, bias: Tensor | None, size: Pair, geometry: Geometry) -> Tensor:
-        return _ops.grad_input(y, w, bias, size, *geometry)
+        stride, padding, dilation, groups = geometry
+        return _ops.grad_input(y, w, bias, *size, *stride, *padding, *dilation, groups)
 
 
 class GradWeight(Contraction):
@@ -139,7 +141,8 @@ class GradWeight(Contraction):
 
     @staticmethod
     def run(x: Tensor, y: Tensor, bias: Tensor | None, size: Pair, geometry: Geometry) -> Tensor:
-        return _ops.grad_weight(x, y, size, *geometry)
+        stride, padding, dilation, groups = geometry
+        return _ops.grad_weight(x, y, *size, *stride, *padding, *dilation, groups)
 
 
 _Rule = Callable[[Tensor, Tensor, Tensor], tuple[type[Contraction], Tensor, Tensor]]
@@ -307,16 +310,16 @@ def _register(operator: str, contraction: type[Contraction]) -> None:
     """Give the operator itself the derivative of the contraction."""
 
     def setup_context(ctx: Any, inputs: tuple[Any, ...], output: Tensor) -> None:
-        a, b, *bias, size, stride, padding, dilation, groups = inputs
+        a, b, *bias, h, w, stride_h, stride_w, padding_h, padding_w, dilation_h, dilation_w, groups = inputs
         needs_a, needs_b, *_ = ctx.needs_input_grad
-        geometry = (stride, padding, dilation, groups)
-        _remember(ctx, contraction, a, b, output, size, geometry, needs_a, needs_b)
+        geometry = ((stride_h, stride_w), (padding_h, padding_w), (dilation_h, dilation_w), groups)
+        _remember(ctx, contraction, a, b, output, (h, w), geometry, needs_a, needs_b)
         ctx.takes_bias = bool(bias)
 
     def backward(ctx: Any, g: Tensor | None) -> tuple[Tensor | None, ...]:
         needs_a, needs_b, needs_bias, *_ = ctx.needs_input_grad
         da, db, dbias = _vjp(ctx, g, needs_a, needs_b, ctx.takes_bias and needs_bias)
-        return (da, db, *([dbias] if ctx.takes_bias else []), None, None, None, None, None)
+        return (da, db, *([dbias] if ctx.takes_bias else []), *[None] * 9)
 
     torch.library.register_autograd(operator, backward, setup_context=setup_context)
 

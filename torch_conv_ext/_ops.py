@@ -1,8 +1,9 @@
 """The compiled operators, and what torch.compile has to know about them without running them.
 
-    forward(x, w, bias, output_size, stride, padding, dilation, groups)     -> y
-    grad_input(dy, w, bias, input_size, stride, padding, dilation, groups)  -> dx
-    grad_weight(x, dy, kernel_size, stride, padding, dilation, groups)      -> dw
+    forward(x, w, bias, output_h, output_w, ...)     -> y
+    grad_input(dy, w, bias, input_h, input_w, ...)   -> dx
+    grad_weight(x, dy, kernel_h, kernel_w, ...)      -> dw
+    ... is stride_h, stride_w, padding_h, padding_w, dilation_h, dilation_w, groups
 
     x, dx (N, G*Ci, iH, iW)   w, dw (G*Co, Ci, kH, kW)   y, dy (N, G*Co, oH, oW)   bias: one per channel
 
@@ -36,40 +37,18 @@ def _empty(a: Tensor, b: Tensor, shape: Sequence[int]) -> Tensor:
 
 @torch.library.register_fake("torch_conv_ext::forward")
 def _forward_fake(
-    x: Tensor,
-    w: Tensor,
-    bias: Tensor | None,
-    output_size: Sequence[int],
-    stride: Sequence[int],
-    padding: Sequence[int],
-    dilation: Sequence[int],
-    groups: int,
+    x: Tensor, w: Tensor, bias: Tensor | None, output_h: int, output_w: int, *geometry: int
 ) -> Tensor:
-    return _empty(x, w, (x.shape[0], w.shape[0], *output_size))
+    return _empty(x, w, (x.shape[0], w.shape[0], output_h, output_w))
 
 
 @torch.library.register_fake("torch_conv_ext::grad_input")
 def _grad_input_fake(
-    dy: Tensor,
-    w: Tensor,
-    bias: Tensor | None,
-    input_size: Sequence[int],
-    stride: Sequence[int],
-    padding: Sequence[int],
-    dilation: Sequence[int],
-    groups: int,
+    dy: Tensor, w: Tensor, bias: Tensor | None, input_h: int, input_w: int, *geometry: int
 ) -> Tensor:
-    return _empty(dy, w, (dy.shape[0], w.shape[1] * groups, *input_size))
+    return _empty(dy, w, (dy.shape[0], w.shape[1] * geometry[-1], input_h, input_w))
 
 
 @torch.library.register_fake("torch_conv_ext::grad_weight")
-def _grad_weight_fake(
-    x: Tensor,
-    dy: Tensor,
-    kernel_size: Sequence[int],
-    stride: Sequence[int],
-    padding: Sequence[int],
-    dilation: Sequence[int],
-    groups: int,
-) -> Tensor:
-    return _empty(x, dy, (dy.shape[1], x.shape[1] // groups, *kernel_size))
+def _grad_weight_fake(x: Tensor, dy: Tensor, kernel_h: int, kernel_w: int, *geometry: int) -> Tensor:
+    return _empty(x, dy, (dy.shape[1], x.shape[1] // geometry[-1], kernel_h, kernel_w))

@@ -5,6 +5,7 @@
 // operator is called. Schemas: sizes are free (geometry.h), so each operator is told the spatial size of its
 // result.
 
+#include <array>
 #include <limits>
 
 #include "../middle/contractions.h"
@@ -17,7 +18,7 @@ namespace tce {
 
 namespace {
 
-using Sizes = std::vector<int64_t>;
+using Pair = std::array<int64_t, 2>;  // along height and width
 
 void check_tensor(const char* op, const char* name, const Tensor& t, int64_t dim) {
   if (t.dim() != dim)
@@ -28,8 +29,7 @@ void check_tensor(const char* op, const char* name, const Tensor& t, int64_t dim
     fail(op, ": given ", name, " of a dtype without a kernel, expected float32 or float64");
 }
 
-void check_pair(const char* op, const char* name, const Sizes& pair, int64_t minimum) {
-  if (pair.size() != 2) fail(op, ": given ", name, " of ", pair.size(), " elements, expected 2");
+void check_pair(const char* op, const char* name, const Pair& pair, int64_t minimum) {
   for (const int64_t value : pair) {
     if (value < minimum)
       fail(op, ": given ", name, " [", pair[0], ", ", pair[1], "], expected at least ", minimum);
@@ -38,11 +38,11 @@ void check_pair(const char* op, const char* name, const Sizes& pair, int64_t min
 
 struct Arguments {
   const char* op;
-  const Sizes &stride, &padding, &dilation;
+  Pair stride, padding, dilation;
   int64_t groups;
 };
 
-void check_arguments(const Arguments& a, const char* size_name, const Sizes& size) {
+void check_arguments(const Arguments& a, const char* size_name, const Pair& size) {
   check_pair(a.op, size_name, size, 0);
   check_pair(a.op, "stride", a.stride, 1);
   check_pair(a.op, "padding", a.padding, std::numeric_limits<int64_t>::min());
@@ -68,13 +68,13 @@ void check_bias(const char* op, const std::optional<Tensor>& bias, int64_t chann
     fail(op, ": given bias of shape ", shape_text(*bias), ", expected [", channels, "]");
 }
 
-ConvGeometry make_geometry(const Arguments& a, const Sizes& i, const Sizes& o, const Sizes& k, int64_t n,
+ConvGeometry make_geometry(const Arguments& a, const Pair& i, const Pair& o, const Pair& k, int64_t n,
                            int64_t ci, int64_t co) {
   return {n,    a.groups, ci,          co,          i[0],         i[1],         o[0],          o[1],
           k[0], k[1],     a.stride[0], a.stride[1], a.padding[0], a.padding[1], a.dilation[0], a.dilation[1]};
 }
 
-Sizes spatial(const Tensor& t) {
+Pair spatial(const Tensor& t) {
   return {t.size(2), t.size(3)};
 }
 
@@ -113,11 +113,19 @@ Tensor compute(Contraction contraction, const ConvGeometry& geometry, const Tens
   return result;
 }
 
+// Numbers one by one: a list costs an allocation and a call into torch for each element, which shows in small
+// layers.
+#define TCE_GEOMETRY_PARAMETERS                                                                 \
+  int64_t stride_h, int64_t stride_w, int64_t padding_h, int64_t padding_w, int64_t dilation_h, \
+      int64_t dilation_w, int64_t groups
+#define TCE_GEOMETRY_FIELDS {stride_h, stride_w}, {padding_h, padding_w}, {dilation_h, dilation_w}, groups
+
 // Y (N, G*Co, oH, oW) from X (N, G*Ci, iH, iW) and W (G*Co, Ci, kH, kW)
 template <bool Reference>
-Tensor forward_op(const Tensor x, const Tensor w, const std::optional<Tensor> bias, const Sizes output_size,
-                  const Sizes stride, const Sizes padding, const Sizes dilation, int64_t groups) {
-  const Arguments a{"forward", stride, padding, dilation, groups};
+Tensor forward_op(const Tensor x, const Tensor w, const std::optional<Tensor> bias, int64_t output_h,
+                  int64_t output_w, TCE_GEOMETRY_PARAMETERS) {
+  const Arguments a{"forward", TCE_GEOMETRY_FIELDS};
+  const Pair output_size{output_h, output_w};
   check_tensor(a.op, "x", x, 4);
   check_tensor(a.op, "w", w, 4);
   check_arguments(a, "output_size", output_size);
@@ -134,10 +142,10 @@ Tensor forward_op(const Tensor x, const Tensor w, const std::optional<Tensor> bi
 
 // dX (N, G*Ci, iH, iW) from dY (N, G*Co, oH, oW) and W (G*Co, Ci, kH, kW); bias (G*Ci)
 template <bool Reference>
-Tensor grad_input_op(const Tensor dy, const Tensor w, const std::optional<Tensor> bias,
-                     const Sizes input_size, const Sizes stride, const Sizes padding, const Sizes dilation,
-                     int64_t groups) {
-  const Arguments a{"grad_input", stride, padding, dilation, groups};
+Tensor grad_input_op(const Tensor dy, const Tensor w, const std::optional<Tensor> bias, int64_t input_h,
+                     int64_t input_w, TCE_GEOMETRY_PARAMETERS) {
+  const Arguments a{"grad_input", TCE_GEOMETRY_FIELDS};
+  const Pair input_size{input_h, input_w};
   check_tensor(a.op, "dy", dy, 4);
   check_tensor(a.op, "w", w, 4);
   check_arguments(a, "input_size", input_size);
@@ -154,9 +162,10 @@ Tensor grad_input_op(const Tensor dy, const Tensor w, const std::optional<Tensor
 
 // dW (G*Co, Ci, kH, kW) from X (N, G*Ci, iH, iW) and dY (N, G*Co, oH, oW)
 template <bool Reference>
-Tensor grad_weight_op(const Tensor x, const Tensor dy, const Sizes kernel_size, const Sizes stride,
-                      const Sizes padding, const Sizes dilation, int64_t groups) {
-  const Arguments a{"grad_weight", stride, padding, dilation, groups};
+Tensor grad_weight_op(const Tensor x, const Tensor dy, int64_t kernel_h, int64_t kernel_w,
+                      TCE_GEOMETRY_PARAMETERS) {
+  const Arguments a{"grad_weight", TCE_GEOMETRY_FIELDS};
+  const Pair kernel_size{kernel_h, kernel_w};
   check_tensor(a.op, "x", x, 4);
   check_tensor(a.op, "dy", dy, 4);
   check_arguments(a, "kernel_size", kernel_size);
@@ -181,19 +190,21 @@ Tensor grad_weight_op(const Tensor x, const Tensor dy, const Sizes kernel_size, 
 // Registered while the module loads. Sizes are SymInt, so that tracing keeps them symbolic; the kernels get
 // numbers.
 STABLE_TORCH_LIBRARY(torch_conv_ext, m) {
-#define TCE_GEOMETRY_ARGUMENTS \
-  "SymInt[2] stride, SymInt[2] padding, SymInt[2] dilation, SymInt groups) -> Tensor"
-  m.def("forward(Tensor x, Tensor w, Tensor? bias, SymInt[2] output_size, " TCE_GEOMETRY_ARGUMENTS);
-  m.def("grad_input(Tensor dy, Tensor w, Tensor? bias, SymInt[2] input_size, " TCE_GEOMETRY_ARGUMENTS);
-  m.def("grad_weight(Tensor x, Tensor dy, SymInt[2] kernel_size, " TCE_GEOMETRY_ARGUMENTS);
+#define TCE_GEOMETRY_SCHEMA                                                                   \
+  "SymInt stride_h, SymInt stride_w, SymInt padding_h, SymInt padding_w, SymInt dilation_h, " \
+  "SymInt dilation_w, SymInt groups) -> Tensor"
+#define TCE_FORWARD_SCHEMA \
+  "(Tensor x, Tensor w, Tensor? bias, SymInt output_h, SymInt output_w, " TCE_GEOMETRY_SCHEMA
+#define TCE_GRAD_INPUT_SCHEMA \
+  "(Tensor dy, Tensor w, Tensor? bias, SymInt input_h, SymInt input_w, " TCE_GEOMETRY_SCHEMA
+#define TCE_GRAD_WEIGHT_SCHEMA "(Tensor x, Tensor dy, SymInt kernel_h, SymInt kernel_w, " TCE_GEOMETRY_SCHEMA
+  m.def("forward" TCE_FORWARD_SCHEMA);
+  m.def("grad_input" TCE_GRAD_INPUT_SCHEMA);
+  m.def("grad_weight" TCE_GRAD_WEIGHT_SCHEMA);
   // The definitions in loops, for the tests.
-  m.def(
-      "_reference_forward(Tensor x, Tensor w, Tensor? bias, SymInt[2] output_size, " TCE_GEOMETRY_ARGUMENTS);
-  m.def(
-      "_reference_grad_input(Tensor dy, Tensor w, Tensor? bias, SymInt[2] "
-      "input_size, " TCE_GEOMETRY_ARGUMENTS);
-  m.def("_reference_grad_weight(Tensor x, Tensor dy, SymInt[2] kernel_size, " TCE_GEOMETRY_ARGUMENTS);
-#undef TCE_GEOMETRY_ARGUMENTS
+  m.def("_reference_forward" TCE_FORWARD_SCHEMA);
+  m.def("_reference_grad_input" TCE_GRAD_INPUT_SCHEMA);
+  m.def("_reference_grad_weight" TCE_GRAD_WEIGHT_SCHEMA);
 }
 
 STABLE_TORCH_LIBRARY_IMPL(torch_conv_ext, CPU, m) {

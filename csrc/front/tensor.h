@@ -16,6 +16,10 @@
 
 #include "../middle/geometry.h"
 
+#if defined(__linux__)
+#include <sys/mman.h>
+#endif
+
 // The name of the check in torch 2.10's headers.
 #if !defined(STABLE_TORCH_ERROR_CODE_CHECK)
 #define STABLE_TORCH_ERROR_CODE_CHECK TORCH_ERROR_CODE_CHECK
@@ -54,6 +58,22 @@ inline bool suggests_channels_last(const Tensor& t) {
   return t.stride(1) != 0;
 }
 
+// Asks the kernel for huge pages behind a large result. Memory that malloc has just mapped costs a page fault
+// for each page that is first written; with 4 KiB pages that can take longer than the convolution
+// (docs/kernels.md).
+inline void advise_huge_pages([[maybe_unused]] void* data, [[maybe_unused]] int64_t bytes) {
+#if defined(__linux__)
+  constexpr int64_t kLarge = 4 << 20, kHugePage = 2 << 20;
+  if (bytes < kLarge) return;
+  // Whole huge pages inside the result only: its neighbours are not ours to advise on.
+  const uintptr_t begin = (reinterpret_cast<uintptr_t>(data) + kHugePage - 1) / kHugePage * kHugePage;
+  const uintptr_t end =
+      (reinterpret_cast<uintptr_t>(data) + static_cast<uintptr_t>(bytes)) / kHugePage * kHugePage;
+  // Advice: where it cannot be followed, nothing is lost.
+  if (end > begin) madvise(reinterpret_cast<void*>(begin), end - begin, MADV_HUGEPAGE);
+#endif
+}
+
 // A new CPU tensor of these sizes (NCHW order), contiguous or channels last, uninitialised.
 inline Tensor empty(const int64_t (&size)[4], bool channels_last, ScalarType dtype) {
   int64_t stride[4];
@@ -68,7 +88,10 @@ inline Tensor empty(const int64_t (&size)[4], bool channels_last, ScalarType dty
   STABLE_TORCH_ERROR_CODE_CHECK(aoti_torch_empty_strided(
       4, size, stride, dtype == ScalarType::Float ? aoti_torch_dtype_float32() : aoti_torch_dtype_float64(),
       aoti_torch_device_type_cpu(), 0, &handle));
-  return Tensor(handle);
+  const Tensor result(handle);
+  const int64_t element = dtype == ScalarType::Float ? sizeof(float) : sizeof(double);
+  advise_huge_pages(result.mutable_data_ptr(), result.numel() * element);
+  return result;
 }
 
 template <class scalar_t>

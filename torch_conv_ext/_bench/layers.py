@@ -87,12 +87,12 @@ class Layer:
 
     @property
     def layer_class(self) -> LayerClass:
-        """The class. Thin is a layer of one group with at most 4 input or output channels."""
+        """The class. Thin is a layer of one group with at most 3 input or output channels."""
         if self.transposed:
             return "transposed"
         if self.groups > 1:
             return "depthwise" if self.groups == self.ci else "grouped"
-        return "thin" if min(self.ci, self.co) <= 4 else "dense"
+        return "thin" if min(self.ci, self.co) <= 3 else "dense"
 
     @property
     def tags(self) -> tuple[str, ...]:

@@ -16,6 +16,7 @@ import platform
 import sys
 import time
 from collections.abc import Callable, Sequence
+from functools import partial
 from pathlib import Path
 
 import torch
@@ -152,7 +153,7 @@ def _peak(dtype: torch.dtype, seconds: float) -> float:
     for m in (384, 768, 1152):
         a, b = torch.rand(m, m, dtype=dtype), torch.rand(m, m, dtype=dtype)
         c = torch.empty_like(a)
-        rates.append(2 * m**3 / _fastest(lambda a=a, b=b, c=c: torch.mm(a, b, out=c), seconds))  # type: ignore[misc]
+        rates.append(2 * m**3 / _fastest(partial(torch.mm, a, b, out=c), seconds))
     with torch.no_grad(), settings.override(winograd=False):
         for channels, h, n in ((128, 28, 2), (256, 14, 4)):
             x = torch.rand(n, channels, h, h, dtype=dtype)
@@ -160,7 +161,7 @@ def _peak(dtype: torch.dtype, seconds: float) -> float:
             # Only products inside of the image: those with the padding may be skipped.
             flops = 2 * n * channels**2 * (3 * h - 2) ** 2
             for conv2d in (F.conv2d, torch_conv_ext.conv2d):
-                rates.append(flops / _fastest(lambda f=conv2d, x=x, w=w: f(x, w, padding=1), seconds))  # type: ignore[misc]
+                rates.append(flops / _fastest(partial(conv2d, x, w, padding=1), seconds))
     return max(rates) / 1e9
 
 

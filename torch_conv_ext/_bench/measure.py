@@ -37,7 +37,7 @@ class Session:
                 name = f"{layer.suite} {layer.name} {contraction}"
                 step(name)
                 errors = timing.errors(layer, contraction, t)
-                if not errors[1] <= timing.LIMIT[dtype]:
+                if not timing.is_right(layer, dtype, errors[1]):
                     self._note_wrong(name, dtype, layout, errors)
                     continue
                 measured = timing.time_layer(layer, contraction, t, dtype, layout, self.seconds)
