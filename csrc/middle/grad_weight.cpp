@@ -161,7 +161,7 @@ class Worker {
       const scalar_t* tiles = tiles_ + (p - item_.panel_first) * nh_ * nw_ * channels_ * lanes_;
       scalar_t* dw = t_.result.data + (item_.g * g_.Co + o0) * so + item_.ci.begin * si +
                      item_.kh.begin * sh + item_.kw.begin * sw;
-      if (sw == 1 && sh == nw_) {  // whole contiguous kernels: written along memory
+      if (nh_ * nw_ > 1 && sw == 1 && sh == nw_) {  // whole contiguous kernels: written along memory
         for (int64_t c = 0; c < channels_; ++c) {
           kernels_.copy_2d({valid, nh_ * nw_, 1, channels_ * lanes_, so, 1}, tiles + c * lanes_, dw + c * si);
         }

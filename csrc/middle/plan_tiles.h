@@ -44,13 +44,19 @@ template <class scalar_t>
 double choose_tile(Plan& plan, const Kernels<scalar_t>& k, int64_t count, int64_t channels) {
   const int64_t vectors = std::max<int64_t>(1, ceil_div(channels, k.lanes));
   count = std::max<int64_t>(1, count);
-  double best = 0;
+  double best = 0, best_cost = 0;
   for (int nv = 1; nv <= kMaxVectors && nv <= vectors; ++nv) {
     if (!k.max_rows[nv]) continue;
     const double cycles = tiling_cycles(k, count, vectors, nv);
-    // On a tie the wider panel: it reads the source fewer times.
-    if (plan.nv == 0 || cycles <= best) {
+    // Of tiles with equal cycles the one that reads fewer bytes for an FMA: what L1 does not hold comes from
+    // L2.
+    const int64_t mr = std::min<int64_t>(count, k.max_rows[nv]);
+    const double bytes =
+        static_cast<double>((mr + nv * k.lanes) * sizeof(scalar_t)) / static_cast<double>(mr * nv);
+    const double cost = cycles * (1 + 0.002 * bytes);
+    if (plan.nv == 0 || cost < best_cost) {
       best = cycles;
+      best_cost = cost;
       plan.nv = nv;
     }
   }
