@@ -30,7 +30,11 @@ void check_tensor(const char* op, const char* name, const Tensor& t, int64_t dim
 }
 
 void check_pair(const char* op, const char* name, const Pair& pair, int64_t minimum) {
+  // The plan multiplies sizes in int64_t; numbers that no layer has would overflow it.
+  constexpr int64_t kMaximum = std::numeric_limits<int32_t>::max();
   for (const int64_t value : pair) {
+    if (value > kMaximum)
+      fail(op, ": given ", name, " [", pair[0], ", ", pair[1], "], expected at most ", kMaximum);
     if (value < minimum)
       fail(op, ": given ", name, " [", pair[0], ", ", pair[1], "], expected at least ", minimum);
   }
@@ -45,7 +49,7 @@ struct Arguments {
 void check_arguments(const Arguments& a, const char* size_name, const Pair& size) {
   check_pair(a.op, size_name, size, 0);
   check_pair(a.op, "stride", a.stride, 1);
-  check_pair(a.op, "padding", a.padding, std::numeric_limits<int64_t>::min());
+  check_pair(a.op, "padding", a.padding, -std::numeric_limits<int32_t>::max());
   check_pair(a.op, "dilation", a.dilation, 1);
   if (a.groups < 1) fail(a.op, ": given groups ", a.groups, ", expected at least 1");
 }

@@ -89,6 +89,8 @@ class Worker {
         const int64_t channels = std::min(plan_.c_block, c_.C - c0);
         TensorView<const scalar_t> source = c_.source;
         source.data += (item_.g * c_.C + c0) * source.stride[1];
+        check_fits(static_cast<int64_t>(rows.source.size()) * channels * columns.length, sizeof(scalar_t),
+                   plan_.source_bytes);
         pack_channel_major(kernels_, source, channels, c_.source_w, rows, columns, source_);
         const bool first = &block == &blocks_.front() && c0 == 0;
         const bool last = &block == &blocks_.back() && c0 + channels >= c_.C;

@@ -4,6 +4,8 @@
 
 #include <algorithm>
 
+#include "plan_tiles.h"
+
 namespace tce {
 
 namespace {
@@ -11,8 +13,6 @@ namespace {
 // Costs in vector FMAs. Packing an element takes a load, a store and its share of a transpose (measured: 0.3
 // to 0.6 cycles of an AVX-512 core, for either operand).
 constexpr double kPackElement = 0.5;
-// The transforms of one tile, or one kernel, and one vector of channels (plan_winograd.cpp).
-constexpr double kWinogradInput = 300, kWinogradKernel = 110, kWinogradOutput = 200;
 // What an item costs however small it is: tables, scratch, its turn in the queue (about a microsecond).
 constexpr double kItem = 2000;
 

@@ -84,21 +84,26 @@ class Worker {
     const SourceRuns columns = make_source_runs(cols_, col_first, col_last, merged_);
     TensorView<const scalar_t> x = t_.a;
     x.data += (item_.g * g_.Ci + item_.ci.begin) * x.stride[1];
+    check_fits(static_cast<int64_t>(rows.source.size()) * channels_ * columns.length, sizeof(scalar_t),
+               plan_.source_bytes);
     pack_pixel_major(kernels_, x, channels_, channels_, g_.iW, rows, columns, source_);
     const int64_t cols = col_last - col_first, pixels = (row_last - row_first) * cols;
+    // The runs count columns from the image's first; steps count from the chunk's.
+    const int64_t shift = col_first * columns.out_step;
     for (int64_t p = item_.panel_first; p < item_.panel_last; ++p) {
       pack_dy(p, row_first, row_last, col_first, col_last, dy_ + (p - item_.panel_first) * pixels * lanes_);
     }
     for (int64_t h = 0; h < nh_; ++h) {
-      const int64_t inner = make_steps(rows, columns, h, row_last - row_first, col_first, cols);
+      const int64_t inner = make_steps(rows, columns, h, row_last - row_first, cols);
       for (int64_t p = item_.panel_first; p < item_.panel_last; ++p) {
         scalar_t* tiles = tiles_ + ((p - item_.panel_first) * nh_ + h) * nw_ * channels_ * lanes_;
         const scalar_t* dy = dy_ + (p - item_.panel_first) * pixels * lanes_;
         if (merged_) {
-          sum_tiles(p, source_ + columns.start[0][0] * channels_, dy, inner, nw_ * channels_, tiles);
+          sum_tiles(p, source_ + (columns.start[0][0] + shift) * channels_, dy, inner, nw_ * channels_,
+                    tiles);
         } else {
           for (int64_t w = 0; w < nw_; ++w) {
-            sum_tiles(p, source_ + columns.start[0][w] * channels_, dy, inner, channels_,
+            sum_tiles(p, source_ + (columns.start[0][w] + shift) * channels_, dy, inner, channels_,
                       tiles + w * channels_ * lanes_);
           }
         }
@@ -121,14 +126,13 @@ class Worker {
 
   // The chunk's pixels that have a term for kernel row h, in order; returns how many.
   int64_t make_steps(const RowSlots& rows, const SourceRuns& columns, int64_t h, int64_t n_rows,
-                     int64_t col_first, int64_t cols) {
+                     int64_t cols) {
     KStep* step = steps_;
     for (int64_t r = 0; r < n_rows; ++r) {
       const int32_t slot = rows.slot[r * rows.max_taps + h];
       if (slot < 0) continue;
       for (int64_t i = 0; i < cols; ++i, ++step) {
-        step->a =
-            static_cast<int32_t>((slot * columns.length + (col_first + i) * columns.out_step) * channels_);
+        step->a = static_cast<int32_t>((slot * columns.length + i * columns.out_step) * channels_);
         step->b = static_cast<int32_t>((r * cols + i) * lanes_);
       }
     }

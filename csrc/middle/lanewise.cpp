@@ -55,6 +55,7 @@ class Worker {
   }
 
   void run() {
+    check_fits(rows_.length * cols_.length * lanes_ * c_.C, sizeof(scalar_t), plan_.source_bytes);
     for (int64_t b = item_.block_first; b < item_.block_last; ++b) {
       run_block(b * lanes_, std::min<int64_t>(c_.G, (b + 1) * lanes_));
     }
@@ -93,7 +94,6 @@ class Worker {
     const std::vector<Tap>&row_taps = row_axis_.phases[fh].taps, &col_taps = col_axis_.phases[fw].taps;
     TileProblem<scalar_t> tile = {};
     tile.b = weight_;
-    tile.steps = steps_;
     tile.outer = c_.C;
     tile.a_outer = rows_.length * cols_.length * lanes_;
     tile.b_outer = c_.kH * c_.kW * lanes_;
@@ -113,9 +113,13 @@ class Worker {
           step->b = static_cast<int32_t>((row_taps[t].k * c_.kW + col_taps[u].k) * lanes_);
         }
       }
-      tile.inner = step - steps_;
       for (int64_t j = jh.begin; j < jh.end; ++j) {
         const int64_t row = static_cast<int64_t>(fh) + j * row_axis_.out_step - item_.row_first;
+        // Only taps whose source row exists: with a large kernel on a small image most do not.
+        const KRange valid = valid_taps(row_taps, t0, t1, j);
+        tile.steps =
+            steps_ + (valid.begin - static_cast<int64_t>(t0)) * static_cast<int64_t>(col_taps.size());
+        tile.inner = (valid.end - valid.begin) * static_cast<int64_t>(col_taps.size());
         for (int64_t i = 0; i < parts; ++i) {
           const int64_t begin = part_start(count, parts, i), end = part_start(count, parts, i + 1);
           tile.a = source_ + ((j - jh.begin) * cols_.length + begin) * lanes_;
@@ -126,6 +130,18 @@ class Worker {
       tile.accumulate = true;
       t0 = t1;
     } while (t0 < row_taps.size());
+  }
+
+  // The taps of [t0, t1) whose source row lies inside the image: one range, since sources go up or down with
+  // the tap.
+  KRange valid_taps(const std::vector<Tap>& taps, size_t t0, size_t t1, int64_t j) const {
+    const auto inside = [&](size_t t) {
+      const int64_t h = j * row_axis_.source_step + taps[t].source;
+      return h >= 0 && h < c_.source_h;
+    };
+    while (t0 < t1 && !inside(t0)) ++t0;
+    while (t1 > t0 && !inside(t1 - 1)) --t1;
+    return {static_cast<int64_t>(t0), static_cast<int64_t>(t1)};
   }
 
   void start_with_bias(int64_t g_first, int64_t valid, int64_t o) {

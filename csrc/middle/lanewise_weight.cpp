@@ -56,11 +56,9 @@ class Worker {
 
   void run() {
     std::fill_n(tiles_, g_.Co * g_.Ci * nh_ * g_.kW * lanes_, scalar_t(0));
-    for (int64_t n = 0; n < g_.N; ++n) {
-      for (int64_t h = 0; h < g_.oH; h += plan_.rows) {
-        for (int64_t w = 0; w < g_.oW; w += plan_.cols) {
-          sum_chunk(n, h, std::min(g_.oH, h + plan_.rows), w, std::min(g_.oW, w + plan_.cols));
-        }
+    for (int64_t h = 0; h < g_.oH; h += plan_.rows) {
+      for (int64_t w = 0; w < g_.oW; w += plan_.cols) {
+        sum_chunk(h, std::min(g_.oH, h + plan_.rows), w, std::min(g_.oW, w + plan_.cols));
       }
     }
     store();
@@ -69,48 +67,63 @@ class Worker {
  private:
   static Axis identity_axis(int64_t size) { return {size, size, 1, 1, {{size, {{0, 0}}}}}; }
 
-  void sum_chunk(int64_t n, int64_t h0, int64_t h1, int64_t w0, int64_t w1) {
+  // The same chunk of all images, in order.
+  void sum_chunk(int64_t h0, int64_t h1, int64_t w0, int64_t w1) {
     // Dense, so that the elements of a kernel row with dilation 1 lie side by side: the rows of a tile.
-    const SourceRuns rows = make_source_runs(rows_, h0, h1, false),
-                     cols = make_source_runs(cols_, w0, w1, true);
-    const int64_t plane = rows.length * cols.length * lanes_, pixels = (h1 - h0) * (w1 - w0);
-    {
-      const auto [sn, sc, sh, sw] = t_.a.stride;
-      for (int64_t ci = 0; ci < g_.Ci; ++ci) {
-        pack_planes(kernels_, t_.a.data + n * sn + (item_.g_first * g_.Ci + ci) * sc,
-                    {g_.Ci * sc, sh, sw, 1, lanes_}, valid_, g_.iH, g_.iW, rows, cols, source_ + ci * plane);
-      }
-    }
-    const auto [sn, sc, sh, sw] = t_.b.stride;
-    const SourceRuns dy_rows = make_source_runs(dy_rows_, h0, h1, false),
-                     dy_cols = make_source_runs(dy_cols_, w0, w1, false);
-    for (int64_t co = 0; co < g_.Co; ++co) {
-      pack_planes(kernels_, t_.b.data + n * sn + (item_.g_first * g_.Co + co) * sc,
-                  {g_.Co * sc, sh, sw, 1, lanes_}, valid_, g_.oH, g_.oW, dy_rows, dy_cols,
-                  dy_ + co * pixels * lanes_);
-    }
+    const SourceRuns rows = make_source_runs(rows_, h0, h1, false);
+    const SourceRuns cols = make_source_runs(cols_, w0, w1, true);
+    const SourceRuns dy_rows = make_source_runs(dy_rows_, h0, h1, false);
+    const SourceRuns dy_cols = make_source_runs(dy_cols_, w0, w1, false);
+    check_fits(rows.length * cols.length * lanes_ * g_.Ci, sizeof(scalar_t), plan_.source_bytes);
     KStep* step = steps_;
-    for (int64_t h = h0; h < h1; ++h) {
-      for (int64_t w = w0; w < w1; ++w, ++step) {
+    for (int64_t h = 0; h < h1 - h0; ++h) {
+      for (int64_t w = 0; w < w1 - w0; ++w, ++step) {
         step->a = static_cast<int32_t>((h * cols.length + w * g_.stride_w) * lanes_);
         step->b = static_cast<int32_t>((step - steps_) * lanes_);
       }
     }
+    for (int64_t n = 0; n < g_.N; ++n) {
+      pack(t_.a, n, g_.Ci, g_.iH, g_.iW, rows, cols, source_);
+      pack(t_.b, n, g_.Co, g_.oH, g_.oW, dy_rows, dy_cols, dy_);
+      sum_image(rows, cols, h0, h1, w0, w1);
+    }
+  }
+
+  // dst[c][height][width][lanes] of image n, c < channels of a group.
+  void pack(const TensorView<const scalar_t>& t, int64_t n, int64_t channels, int64_t height, int64_t width,
+            const SourceRuns& rows, const SourceRuns& cols, scalar_t* dst) {
+    const auto [sn, sc, sh, sw] = t.stride;
+    for (int64_t c = 0; c < channels; ++c) {
+      pack_planes(kernels_, t.data + n * sn + (item_.g_first * channels + c) * sc,
+                  {channels * sc, sh, sw, 1, lanes_}, valid_, height, width, rows, cols,
+                  dst + c * rows.length * cols.length * lanes_);
+    }
+  }
+
+  void sum_image(const SourceRuns& rows, const SourceRuns& cols, int64_t h0, int64_t h1, int64_t w0,
+                 int64_t w1) {
+    const int64_t plane = rows.length * cols.length * lanes_, width = w1 - w0;
     TileProblem<scalar_t> tile = {};
-    tile.steps = steps_;
-    tile.inner = pixels;
     tile.outer = 1;
     tile.c_stride = lanes_;
     tile.accumulate = true;
     // With a dilation each kernel element is a tile of its own.
     const int64_t parts = g_.dilation_w == 1 ? ceil_div(g_.kW, kernels_.max_rows[1]) : g_.kW;
-    for (int64_t co = 0; co < g_.Co; ++co) {
-      tile.b = dy_ + co * pixels * lanes_;
-      for (int64_t ci = 0; ci < g_.Ci; ++ci) {
-        for (int64_t kh = 0; kh < nh_; ++kh) {
+    for (int64_t kh = 0; kh < nh_; ++kh) {
+      // The rows of dY that meet a row of X with this kernel row.
+      const int64_t source = (item_.kh.begin + kh) * g_.dilation_h - g_.padding_h;
+      const int64_t first = std::clamp(ceil_div(-source, g_.stride_h), h0, h1);
+      const int64_t last = std::clamp(ceil_div(g_.iH - source, g_.stride_h), first, h1);
+      tile.steps = steps_ + (first - h0) * width;
+      tile.inner = (last - first) * width;
+      if (tile.inner == 0) continue;
+      const int64_t pixel = (rows.start[0][kh] + h0) * cols.length + w0 * g_.stride_w;
+      for (int64_t co = 0; co < g_.Co; ++co) {
+        tile.b = dy_ + co * (h1 - h0) * width * lanes_;
+        for (int64_t ci = 0; ci < g_.Ci; ++ci) {
           for (int64_t i = 0; i < parts; ++i) {
             const int64_t begin = part_start(g_.kW, parts, i), end = part_start(g_.kW, parts, i + 1);
-            tile.a = source_ + ci * plane + (rows.start[0][kh] * cols.length + cols.start[0][begin]) * lanes_;
+            tile.a = source_ + ci * plane + (pixel + cols.start[0][begin]) * lanes_;
             tile.c_tile = tiles_ + (((co * g_.Ci + ci) * nh_ + kh) * g_.kW + begin) * lanes_;
             kernels_.microkernel_lanewise[end - begin](tile);
           }

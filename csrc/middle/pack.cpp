@@ -49,48 +49,62 @@ RowSlots make_row_slots(const Axis& axis, int64_t first, int64_t last) {
 }
 
 SourceRuns make_source_runs(const Axis& axis, int64_t first, int64_t last, bool dense) {
-  SourceRuns columns = {};
-  columns.step = dense ? 1 : axis.source_step;
-  columns.out_step = dense ? axis.source_step : 1;
+  SourceRuns runs = {};
+  runs.step = dense ? 1 : axis.source_step;
+  runs.out_step = dense ? axis.source_step : 1;
   struct Range {
-    int64_t residue, low, high;
+    int64_t residue, low, high, base;
   };
   std::vector<Range> ranges;
-  const auto range_of = [&](int64_t residue) -> Range& {
+  const auto range_of = [&](const Tap& tap) -> Range& {
+    const int64_t residue = floor_mod(tap.source, runs.step);
     for (Range& range : ranges) {
       if (range.residue == residue) return range;
     }
-    ranges.push_back({residue, INT64_MAX, INT64_MIN});
+    ranges.push_back({residue, INT64_MAX, INT64_MIN, 0});
     return ranges.back();
   };
-  for (size_t f = 0; f < axis.phases.size(); ++f) {
-    const KRange j = phase_range(static_cast<int64_t>(f), axis.out_step, first, last);
-    if (j.begin >= j.end) continue;
-    for (const Tap& tap : axis.phases[f].taps) {
-      Range& range = range_of(floor_mod(tap.source, columns.step));
-      const int64_t offset = floor_div(tap.source, columns.step);
-      range.low = std::min(range.low, j.begin * columns.out_step + offset);
-      range.high = std::max(range.high, (j.end - 1) * columns.out_step + offset);
+  const auto each_tap = [&](auto&& visit) {
+    for (size_t f = 0; f < axis.phases.size(); ++f) {
+      const KRange j = phase_range(static_cast<int64_t>(f), axis.out_step, first, last);
+      if (j.begin >= j.end) continue;
+      for (const Tap& tap : axis.phases[f].taps) {
+        // A tap that misses the image in all results reads zeros; those of all such taps are the same ones.
+        const bool misses = j.begin * axis.source_step + tap.source >= axis.source_size ||
+                            (j.end - 1) * axis.source_step + tap.source < 0;
+        visit(f, tap, j, misses && !dense);
+      }
     }
-  }
-  std::vector<int64_t> base;
-  for (const Range& range : ranges) {
-    base.push_back(columns.length);
-    columns.runs.push_back(
-        {range.low * columns.step + range.residue, range.high - range.low + 1, columns.length});
-    columns.length += range.high - range.low + 1;
-  }
-  columns.start.resize(axis.phases.size());
-  for (size_t f = 0; f < axis.phases.size(); ++f) {
-    const KRange j = phase_range(static_cast<int64_t>(f), axis.out_step, first, last);
-    if (j.begin >= j.end) continue;
-    for (const Tap& tap : axis.phases[f].taps) {
-      const Range& range = range_of(floor_mod(tap.source, columns.step));
-      const size_t index = static_cast<size_t>(&range - ranges.data());
-      columns.start[f].push_back(base[index] + floor_div(tap.source, columns.step) - range.low);
+  };
+  int64_t zeros = 0;
+  each_tap([&](size_t, const Tap& tap, const KRange& j, bool misses) {
+    if (misses) {
+      zeros = std::max(zeros, j.end - j.begin);
+      return;
     }
+    Range& range = range_of(tap);
+    const int64_t offset = floor_div(tap.source, runs.step);
+    range.low = std::min(range.low, j.begin * runs.out_step + offset);
+    range.high = std::max(range.high, (j.end - 1) * runs.out_step + offset);
+  });
+  for (Range& range : ranges) {
+    const int64_t count = range.high - range.low + 1;
+    range.base = runs.length;
+    runs.runs.push_back({range.low * runs.step + range.residue, count, runs.length});
+    runs.length += count;
   }
-  return columns;
+  const int64_t zeros_base = runs.length;
+  if (zeros > 0) {
+    runs.runs.push_back({-zeros * runs.step, zeros, zeros_base});  // left of the image
+    runs.length += zeros;
+  }
+  runs.start.resize(axis.phases.size());
+  each_tap([&](size_t f, const Tap& tap, const KRange& j, bool misses) {
+    if (misses) return runs.start[f].push_back(zeros_base - j.begin);
+    const Range& range = range_of(tap);
+    runs.start[f].push_back(range.base + floor_div(tap.source, runs.step) - range.low);
+  });
+  return runs;
 }
 
 namespace {
@@ -173,6 +187,7 @@ void pack_planes(const Kernels<scalar_t>& kernels, const scalar_t* src, const Pl
         scalar_t* d = line + run.base * s.dst_px;
         zero(d, valid.begin);
         zero(d + valid.end * s.dst_px, run.count - valid.end);
+        if (valid.begin == valid.end) continue;
         kernels.copy_2d(
             {channels, valid.end - valid.begin, s.src_c, s.src_w * columns.step, s.dst_c, s.dst_px},
             src + h * s.src_h + (run.position + valid.begin * columns.step) * s.src_w,

@@ -65,6 +65,10 @@ class Worker {
   void run() {
     const auto [sn, sc, sh, sw] = c_.source.stride;
     const int64_t plane = rows_.length * cols_.length;
+    // A vector may run over the end of the last plane.
+    check_fits(plane * std::min(plan_.c_block, c_.C) + kernels_.lanes, sizeof(scalar_t), plan_.source_bytes);
+    check_fits(line_ * (keep_tiles_ ? c_.O : std::min<int64_t>(plan_.mr, c_.O)), sizeof(scalar_t),
+               plan_.tile_bytes);
     for (int64_t g = item_.g_first; g < item_.g_last; ++g) {
       int64_t c0 = 0;
       do {  // at least once: without channels the result is the bias

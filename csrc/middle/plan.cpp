@@ -2,6 +2,7 @@
 
 #include "plan.h"
 
+#include <algorithm>
 #include <sstream>
 #include <string>
 
@@ -32,7 +33,7 @@ bool winograd_applies(const ConvGeometry& g) {
 }  // namespace
 
 bool kernel_row_merges(const ConvGeometry& g) {
-  return g.kW > 1 && g.dilation_w == 1 && g.stride_w <= g.kW;
+  return g.kW > 1 && g.dilation_w == 1 && g.stride_w <= std::min<int64_t>(g.kW, kKernelElements);
 }
 
 const char* name_of(Contraction contraction) {
@@ -77,8 +78,9 @@ Candidates make_candidates(Contraction contraction, const ConvGeometry& geometry
     p.algorithm = algorithm;
     p.declined = declined;
     p.cycles = declined ? kNever : plan_algorithm(p, kernels);
-    if (!declined && p.cycles == kNever) p.declined = "it would need more scratch than it may have";
-    if (options.only == static_cast<int>(algorithm) && !p.declined) p.cycles = 0;
+    // The direct algorithm computes everything: its own bounds have to hold, tests/test_plan.py checks them.
+    if (algorithm != Algorithm::kDirect && p.scratch_bytes > kScratchBytes) p.cycles = kNever;
+    if (!declined && p.cycles == kNever) p.declined = "it does not apply, or not within its scratch";
   };
   plan(Algorithm::kDirect, plan_direct<scalar_t>, nullptr);
   plan(Algorithm::kWinograd, plan_winograd<scalar_t>,
@@ -96,11 +98,17 @@ Plan make_plan(Contraction contraction, const ConvGeometry& geometry, bool pixel
                const PlanOptions& options, const KernelTable& table) {
   const Candidates candidates =
       make_candidates<scalar_t>(contraction, geometry, pixels_merge, options, table);
+  if (options.only >= 0 && !candidates.plan[options.only].declined) return candidates.plan[options.only];
   const Plan* best = &candidates.plan[0];
   for (const Plan& plan : candidates.plan) {
     if (plan.cycles < best->cycles) best = &plan;
   }
-  return *best;
+  Plan plan = *best;
+  // What Winograd finds not finite is computed by the direct algorithm, after it.
+  if (plan.algorithm == Algorithm::kWinograd) {
+    plan.scratch_bytes = std::max(plan.scratch_bytes, candidates.plan[0].scratch_bytes);
+  }
+  return plan;
 }
 
 template <class scalar_t>
@@ -126,27 +134,73 @@ template Plan make_plan<float>(Contraction, const ConvGeometry&, bool, const Pla
 template Plan make_plan<double>(Contraction, const ConvGeometry&, bool, const PlanOptions&,
                                 const KernelTable&);
 
+namespace {
+
+std::string size_text(int64_t h, int64_t w) {
+  return std::to_string(h) + "x" + std::to_string(w);
+}
+
+// What the rows and the lanes of a tile are.
+const char* tile_text(const Plan& p) {
+  const bool weight = p.contraction == Contraction::kGradWeight;
+  switch (p.algorithm) {
+    case Algorithm::kDirect:
+      if (!weight) return "rows are pixels, lanes are result channels";
+      return kernel_row_merges(p.geometry) ? "rows are (kw, ci), lanes are co" : "rows are ci, lanes are co";
+    case Algorithm::kWinograd:
+      return weight ? "rows are ci, lanes are co" : "rows are tiles of 4x4 pixels, lanes are result channels";
+    case Algorithm::kPixels:
+      return "rows are a group's result channels, lanes are pixels";
+    default:
+      return weight ? "rows are kw, lanes are groups" : "rows are pixels, lanes are groups";
+  }
+}
+
+// What is summed before a tile goes to memory.
+std::string block_text(const Plan& p) {
+  const std::string kernel = ", kernel " + size_text(p.kh_block, p.kw_block);
+  const bool weight = p.contraction == Contraction::kGradWeight;
+  if (p.algorithm == Algorithm::kWinograd) {
+    return (weight ? std::to_string(p.rows * p.cols) + " tiles" : std::to_string(p.c_block) + " channels") +
+           ", for each of 36 products";
+  }
+  return weight ? std::to_string(p.rows * p.cols) + " pixels"
+                : std::to_string(p.c_block) + " channels" + kernel;
+}
+
+// What an item holds at a time.
+std::string chunk_text(const Plan& p) {
+  const bool weight = p.contraction == Contraction::kGradWeight;
+  std::string text =
+      size_text(p.rows, p.cols) + (p.algorithm == Algorithm::kWinograd ? " tiles of 4x4 pixels" : " pixels");
+  if (p.algorithm == Algorithm::kPixels) return text + ", one group at a time";
+  if (p.algorithm == Algorithm::kLanewise) return text + ", " + std::to_string(p.lanes) + " groups at a time";
+  text +=
+      ", up to " + std::to_string(p.panels) + " panels of " + std::to_string(p.panel_lanes()) + " channels";
+  if (weight) text += ", " + std::to_string(p.c_block) + " input channels";
+  return text;
+}
+
+}  // namespace
+
 std::string describe(const Plan& p) {
   const ConvGeometry& g = p.geometry;
   const bool weight = p.contraction == Contraction::kGradWeight;
+  const int64_t parts = p.source_bytes + p.weight_bytes + p.tile_bytes;
   std::ostringstream s;
   s << name_of(p.contraction) << ": " << name_of(p.algorithm) << ", "
     << (p.element_size == 4 ? "float32" : "float64") << " on " << p.isa << " (" << p.lanes << " lanes)\n"
-    << "  estimate   " << p.cycles
-    << " cycles per sample and group on one core, the least of the algorithms that apply\n"
-    << "  geometry   G=" << g.G << " Ci=" << g.Ci << " Co=" << g.Co << " i=" << g.iH << "x" << g.iW
-    << " o=" << g.oH << "x" << g.oW << " k=" << g.kH << "x" << g.kW << " stride=" << g.stride_h << ","
+    << "  estimate   " << p.cycles << " cycles per sample and group on one core\n"
+    << "  geometry   G=" << g.G << " Ci=" << g.Ci << " Co=" << g.Co << " i=" << size_text(g.iH, g.iW)
+    << " o=" << size_text(g.oH, g.oW) << " k=" << size_text(g.kH, g.kW) << " stride=" << g.stride_h << ","
     << g.stride_w << " padding=" << g.padding_h << "," << g.padding_w << " dilation=" << g.dilation_h << ","
     << g.dilation_w << "\n"
-    << "  tile       " << p.mr << " x " << p.nv << " vectors: "
-    << (weight ? "rows are (kw, ci), lanes are co" : "rows are pixels, lanes are result channels") << "\n"
-    << "  K block    " << (weight ? "pixels " : "channels ") << (weight ? p.rows * p.cols : p.c_block)
-    << ", kernel " << p.kh_block << "x" << p.kw_block << "\n"
-    << "  chunk      " << p.rows << " rows x " << p.cols << " columns, up to " << p.panels << " panels of "
-    << p.panel_lanes() << " channels" << (weight ? ", " + std::to_string(p.c_block) + " input channels" : "")
-    << "\n"
+    << "  tile       " << p.mr << " x " << p.nv << " vectors: " << tile_text(p) << "\n"
+    << "  K block    " << block_text(p) << "\n"
+    << "  chunk      " << chunk_text(p) << "\n"
     << "  scratch    " << p.scratch_bytes << " bytes per thread (source " << p.source_bytes << ", "
-    << (weight ? "dY " : "weights ") << p.weight_bytes << ", tiles " << p.tile_bytes << ")\n";
+    << (weight ? "dY " : "weights ") << p.weight_bytes << ", tiles " << p.tile_bytes << ", other "
+    << p.scratch_bytes - parts << ")\n";
   return s.str();
 }
 

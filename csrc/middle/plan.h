@@ -1,12 +1,12 @@
-// The plan: how one contraction of one geometry is computed. A pure function of geometry, dtype and ISA: it
-// never looks at the batch size or the number of threads, and everything in it that fixes the order of a sum
-// is therefore the same for one sample or many, on one thread or many (NOTE [Same bits]).
+// The plan: how one contraction of one geometry is computed. A pure function of geometry, dtype, ISA, settings, and of
+// whether rows follow each other without a gap: it never looks at the batch size or the number of threads.
 //
 // NOTE [Same bits]
-// An output element is a sum over K blocks, in order, of a sum over (channel, kh, kw) within the block, in
-// order. Only c_block, kh_block, kw_block (and for grad_weight the pixel chunk rows x cols) take part in that
-// order. Everything else, tile sizes, who computes what, how work is cut for threads, decides when an element
-// is computed, never how. cut.h may thus look at the batch and the threads.
+// A result element is a sum over K blocks, in order, of a sum over (channel, kh, kw) within the block, in order. The
+// algorithm and c_block, kh_block, kw_block (grad_weight: also the chunk, rows x cols) fix that order; with Winograd
+// cols and nv fix what is computed again, too (winograd.h). All of it is in the plan. What cut.h chooses, and who
+// computes what, decides when an element is computed, never how. So the bits are the same for one sample or many, on
+// one thread or many.
 
 #pragma once
 

@@ -1,7 +1,4 @@
 // The plan of the direct algorithm (correlate.cpp, grad_weight.cpp).
-//
-// Tuned constants were chosen on a 2-core AMD EPYC (Zen 4, 32 KiB L1, 1 MiB L2 per core), 2026-11, with the
-// layers of `python -m torch_conv_ext bench`; they are sizes of caches and of sums, not of single layers.
 
 #include <algorithm>
 
@@ -13,23 +10,11 @@ namespace tce {
 
 namespace {
 
-// Terms summed in registers before the sum goes to memory. Short sums keep the rounding error low (error
-// grows with the length of a run: blocked summation, Higham, Accuracy and Stability of Numerical Algorithms,
-// 2nd ed., 4.2); long ones amortise the tile's load and store.
-constexpr int64_t kTerms = 320;
-// Kernel elements in a block at most, whatever their number of channels.
-constexpr int64_t kTaps = 256;
 // Pixels of a chunk: enough to amortise packing the weights for them.
 constexpr int64_t kChunkPixels = 784;
-constexpr int64_t kChunkCols = 512;
 // grad_weight: pixels that one call sums; longer than kTerms because dW is small and its error is that of
 // many sums.
 constexpr int64_t kSumPixels = 512;
-// Bytes of each part of the scratch; their sum is what a thread holds.
-constexpr int64_t kSourceBytes = 512 * 1024;
-constexpr int64_t kWeightBytes = 512 * 1024;
-constexpr int64_t kTileBytes = 1024 * 1024;
-
 // forward and grad_input, seen as the correlation of correlate.h.
 template <class scalar_t>
 double plan_correlation(Plan& plan, const Kernels<scalar_t>& k) {
@@ -43,8 +28,8 @@ double plan_correlation(Plan& plan, const Kernels<scalar_t>& k) {
   const double row_cycles = choose_tile(plan, k, ceil_div(plan.cols, is_forward ? 1 : g.stride_w), channels);
   const int64_t lanes = plan.panel_lanes();
 
-  plan.kw_block = balanced(g.kW, kTaps);
-  plan.kh_block = balanced(g.kH, kTaps / plan.kw_block);
+  plan.kw_block = balanced(g.kW, kKernelElements);
+  plan.kh_block = balanced(g.kH, kKernelElements / plan.kw_block);
   const AxisBound h = axis_bound(is_forward, g.oH, g.iH, plan.kh_block, g.stride_h, g.dilation_h);
   const AxisBound w = axis_bound(is_forward, g.oW, g.iW, plan.kw_block, g.stride_w, g.dilation_w);
   const int64_t taps = plan.kh_block * plan.kw_block;
@@ -79,8 +64,8 @@ double plan_grad_weight(Plan& plan, const Kernels<scalar_t>& k) {
   plan.cols = balanced(g.oW, kSumPixels);
   plan.rows = std::max<int64_t>(1, kSumPixels / std::max<int64_t>(1, plan.cols));
   if (g.oH > 0 && plan.rows < g.oH) plan.rows = balanced(g.oH, plan.rows);
-  plan.kw_block = balanced(g.kW, kTaps);
-  plan.kh_block = balanced(g.kH, kTaps / plan.kw_block);
+  plan.kw_block = balanced(g.kW, kKernelElements);
+  plan.kh_block = balanced(g.kH, kKernelElements / plan.kw_block);
   const double pixel_cycles = choose_tile(plan, k, merged ? plan.kw_block * g.Ci : g.Ci, g.Co);
 
   const int64_t lanes = plan.panel_lanes(), taps = plan.kh_block * plan.kw_block;

@@ -9,16 +9,9 @@ namespace tce {
 
 namespace {
 
-// Terms of a sum in registers, kernel elements at most (they are not cut), pixels of a chunk; see
-// plan_direct.cpp.
-constexpr int64_t kTerms = 320;
-constexpr int64_t kTaps = 256;
+// Pixels of a chunk, and of a sum (plan_tiles.h has what all plans share).
 constexpr int64_t kChunkPixels = 2048;
-constexpr int64_t kChunkCols = 512;
 constexpr int64_t kSumPixels = 1024;
-constexpr int64_t kSourceBytes = 512 * 1024;
-constexpr int64_t kWeightBytes = 512 * 1024;
-constexpr int64_t kTileBytes = 1024 * 1024;
 
 // Sizes of a correlation, whichever of forward and grad_input it is.
 struct Sizes {
@@ -60,9 +53,12 @@ double chunks(const Plan& plan, int64_t out_h, int64_t out_w) {
 template <class scalar_t>
 double plan_pixels(Plan& plan, const Kernels<scalar_t>& k) {
   const ConvGeometry& g = plan.geometry;
-  if (plan.contraction == Contraction::kGradWeight || g.kH * g.kW > kTaps) return kNever;
+  if (plan.contraction == Contraction::kGradWeight || g.kH * g.kW > kKernelElements) return kNever;
   const Sizes s = sizes_of(plan);
-  const int64_t es = plan.element_size, taps = g.kH * g.kW, phases = s.h.out_step * s.w.out_step;
+  const int64_t es = plan.element_size, taps = g.kH * g.kW;
+  // An image smaller than the stride has fewer phases.
+  const int64_t phases =
+      std::clamp<int64_t>(s.out_h, 1, s.h.out_step) * std::clamp<int64_t>(s.out_w, 1, s.w.out_step);
   plan.lanes = k.lanes;
   plan.kh_block = g.kH, plan.kw_block = g.kW;
   plan.c_block = balanced(s.C, kTerms / std::max<int64_t>(1, s.h.taps * s.w.taps));

@@ -17,15 +17,14 @@ constexpr int64_t kChannels = 64;
 // Tiles of a chunk: enough to amortise the transform of the weights (about 100 cycles per vector and channel,
 // against 36 for the products of one tile).
 constexpr int64_t kTiles = 128;
-constexpr int64_t kSourceBytes = 5 * 512 * 1024;
+constexpr int64_t kTransformedBytes = 5 * 512 * 1024;
 // grad_weight: tiles summed in registers, channels of an item, bytes of its sums.
 constexpr int64_t kSumTiles = 64;
 constexpr int64_t kItemChannels = 128;
 constexpr int64_t kSumBytes = 5 * 256 * 1024;
 
-// Cycles of the transforms of one tile or kernel and one vector of channels, with its packing (measured on
-// Zen 4).
-constexpr double kInputCycles = 300, kKernelCycles = 110, kOutputCycles = 200;
+// Of equal tiles the narrowest panel: its 36 planes of weights and of products then stay in L2.
+constexpr double kNarrow = 0;
 
 template <class scalar_t>
 double plan_correlation(Plan& plan, const Kernels<scalar_t>& k) {
@@ -34,15 +33,16 @@ double plan_correlation(Plan& plan, const Kernels<scalar_t>& k) {
   const int64_t channels = is_forward ? g.Co : g.Ci, summed = is_forward ? g.Ci : g.Co;
   const int64_t tiles_h = ceil_div(is_forward ? g.oH : g.iH, 4),
                 tiles_w = ceil_div(is_forward ? g.oW : g.iW, 4);
+  if (summed == 0) return kNever;
   const int64_t tiles = tiles_h * tiles_w, L = k.lanes, groups = ceil_div(summed, L), es = plan.element_size;
-  const double product_cycles = choose_tile(plan, k, tiles, channels);
+  const double product_cycles = choose_tile(plan, k, tiles, channels, kNarrow);
   const int64_t lanes = plan.panel_lanes();
 
   plan.kh_block = plan.kw_block = 3;
   plan.c_block = balanced(groups * L, kChannels);
   plan.c_block = ceil_div(plan.c_block, L) * L;
   const int64_t most =
-      std::clamp<int64_t>(kSourceBytes / (36 * std::max<int64_t>(1, groups) * L * es), 8, kTiles);
+      std::clamp<int64_t>(kTransformedBytes / (36 * std::max<int64_t>(1, groups) * L * es), 8, kTiles);
   plan.cols = balanced(tiles_w, most);
   plan.rows = std::max<int64_t>(1, most / plan.cols);
   plan.panels = std::max<int64_t>(1, panel_count(plan, channels));
@@ -59,8 +59,10 @@ double plan_correlation(Plan& plan, const Kernels<scalar_t>& k) {
 
   const double vectors = static_cast<double>(ceil_div(channels, L)), t = static_cast<double>(tiles);
   return product_cycles * static_cast<double>(36 * groups * L) +
-         t * static_cast<double>(groups) * kInputCycles +
-         static_cast<double>(summed) * vectors * kKernelCycles + t * vectors * kOutputCycles;
+         t * static_cast<double>(groups) * kWinogradInput +
+         static_cast<double>(summed) * vectors * kWinogradKernel *
+             std::max(1.0, t / static_cast<double>(chunk)) +
+         t * vectors * kWinogradOutput;
 }
 
 template <class scalar_t>
@@ -70,7 +72,7 @@ double plan_grad_weight(Plan& plan, const Kernels<scalar_t>& k) {
   const int64_t groups = ceil_div(g.Ci, L);
   plan.kh_block = plan.kw_block = 3;
   plan.c_block = ceil_div(balanced(groups * L, kItemChannels), L) * L;
-  const double tile_cycles = choose_tile(plan, k, plan.c_block, g.Co);
+  const double tile_cycles = choose_tile(plan, k, plan.c_block, g.Co, kNarrow);
   const int64_t lanes = plan.panel_lanes();
   plan.cols = balanced(tiles_w, kSumTiles);
   plan.rows = std::max<int64_t>(1, kSumTiles / plan.cols);
@@ -81,17 +83,16 @@ double plan_grad_weight(Plan& plan, const Kernels<scalar_t>& k) {
   plan.source_bytes = scratch_bytes(36 * plane_stride(chunk * plan.c_block, L), es);
   plan.weight_bytes = scratch_bytes(36 * plane_stride(chunk * lanes, L), es);
   plan.tile_bytes = scratch_bytes(plan.panels * 36 * plane_stride(plan.c_block * lanes, L), es);
-  plan.edge_bytes =
-      scratch_bytes(std::max({(6 * plan.rows + 1) * (4 * plan.cols + 2) * L,
-                              (4 * plan.rows + 1) * 4 * plan.cols * lanes, 9 * plan.c_block * lanes}),
-                    es);
+  plan.edge_bytes = scratch_bytes(std::max({(6 * plan.rows + 1) * (4 * plan.cols + 2) * L,
+                                            (4 * plan.rows + 1) * 4 * plan.cols * lanes, 9 * lanes}),
+                                  es);
   plan.scratch_bytes = plan.source_bytes + plan.weight_bytes + plan.tile_bytes + plan.edge_bytes +
                        scratch_bytes(chunk, sizeof(KStep));
 
   const double t = static_cast<double>(tiles_h * tiles_w), vectors = static_cast<double>(ceil_div(g.Co, L));
   return t * (36 * tile_cycles * static_cast<double>(ceil_div(g.Ci, plan.c_block)) +
-              static_cast<double>(groups) * kInputCycles + vectors * kInputCycles) +
-         static_cast<double>(g.Ci) * vectors * kKernelCycles;
+              static_cast<double>(groups) * kWinogradInput + vectors * kWinogradInput) +
+         static_cast<double>(g.Ci) * vectors * kWinogradKernel;
 }
 
 }  // namespace

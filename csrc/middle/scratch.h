@@ -24,6 +24,13 @@ constexpr int64_t scratch_bytes(int64_t count, int64_t element_size) {
   return (count * element_size + 63) / 64 * 64;
 }
 
+// Throws if `count` elements are more than a piece of `bytes` bytes holds: a plan that promised too little is a defect
+// of ours, and is stopped before memory is overwritten.
+inline void check_fits(int64_t count, int64_t element_size, int64_t bytes) {
+  if (count * element_size > bytes)
+    throw std::logic_error("torch_conv_ext: scratch bound of the plan exceeded");
+}
+
 class Scratch {
  public:
   explicit Scratch(int64_t bytes) : next_(thread_scratch(static_cast<size_t>(bytes))), end_(next_ + bytes) {}
@@ -31,8 +38,7 @@ class Scratch {
   template <class T>
   T* take(int64_t count) {
     const int64_t bytes = scratch_bytes(count, sizeof(T));
-    // A plan that promised too little is a defect of ours: stop before memory is overwritten.
-    if (bytes > end_ - next_) throw std::logic_error("torch_conv_ext: scratch bound of the plan exceeded");
+    check_fits(bytes, 1, end_ - next_);
     T* piece = reinterpret_cast<T*>(next_);
     next_ += bytes;
     if (std::numeric_limits<T>::has_quiet_NaN && poison()) {

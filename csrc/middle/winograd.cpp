@@ -91,6 +91,9 @@ class Worker {
   void transform_source() {
     const RowSlots rows = make_row_slots(rows_, item_.row_first, item_.row_last);
     const SourceRuns columns = make_source_runs(cols_, item_.col_first, item_.col_last, true);
+    // The packed rows, and a row of zeros.
+    check_fits((static_cast<int64_t>(rows.source.size()) + 1) * columns.length * lanes_, sizeof(scalar_t),
+               plan_.edge_bytes);
     for (int64_t group = 0; group < groups_; ++group) {
       TensorView<const scalar_t> source = c_.source;
       source.data += (item_.g * c_.C + group * lanes_) * source.stride[1];

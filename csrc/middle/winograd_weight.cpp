@@ -87,6 +87,9 @@ class Worker {
     {
       const RowSlots rows = make_row_slots(rows_, row_first, row_last);
       const SourceRuns columns = make_source_runs(cols_, col_first, col_last, true);
+      // The packed rows, and a row of zeros.
+      check_fits((static_cast<int64_t>(rows.source.size()) + 1) * columns.length * lanes_, sizeof(scalar_t),
+                 plan_.edge_bytes);
       for (int64_t c = 0; c < padded_; c += lanes_) {
         TensorView<const scalar_t> x = t_.a;
         x.data += (item_.g * g_.Ci + item_.ci.begin + c) * x.stride[1];
@@ -100,6 +103,8 @@ class Worker {
     }
     const RowSlots rows = make_row_slots(dy_rows_, row_first, row_last);
     const SourceRuns columns = make_source_runs(dy_cols_, col_first, col_last, true);
+    check_fits((static_cast<int64_t>(rows.source.size()) + 1) * columns.length * plan_.panel_lanes(),
+               sizeof(scalar_t), plan_.edge_bytes);
     for (int64_t p = item_.panel_first; p < item_.panel_last; ++p) {
       const int64_t o0 = p * plan_.panel_lanes(), valid = std::min(plan_.panel_lanes(), g_.Co - o0);
       const int nv = static_cast<int>(ceil_div(valid, lanes_));
