@@ -33,7 +33,7 @@ double plan_correlation(Plan& plan, const Kernels<scalar_t>& k) {
   const int64_t channels = is_forward ? g.Co : g.Ci, summed = is_forward ? g.Ci : g.Co;
   const int64_t tiles_h = ceil_div(is_forward ? g.oH : g.iH, 4),
                 tiles_w = ceil_div(is_forward ? g.oW : g.iW, 4);
-  if (summed == 0) return kNever;
+  if (summed == 0 || tiles_h == 0 || tiles_w == 0) return kNever;
   const int64_t tiles = tiles_h * tiles_w, L = k.lanes, groups = ceil_div(summed, L), es = plan.element_size;
   const double product_cycles = choose_tile(plan, k, tiles, channels, kNarrow);
   const int64_t lanes = plan.panel_lanes();
@@ -69,6 +69,7 @@ template <class scalar_t>
 double plan_grad_weight(Plan& plan, const Kernels<scalar_t>& k) {
   const ConvGeometry& g = plan.geometry;
   const int64_t tiles_h = ceil_div(g.oH, 4), tiles_w = ceil_div(g.oW, 4), L = k.lanes, es = plan.element_size;
+  if (tiles_h == 0 || tiles_w == 0 || g.Ci == 0) return kNever;
   const int64_t groups = ceil_div(g.Ci, L);
   plan.kh_block = plan.kw_block = 3;
   plan.c_block = ceil_div(balanced(groups * L, kItemChannels), L) * L;
