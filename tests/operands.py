@@ -115,7 +115,7 @@ LAYOUTS: dict[str, Callable[[Tensor], Tensor]] = {
 
 # Pairs for the two operands. The last pairs are what autograd sends: the gradient of sum() is all stride 0.
 # The algorithms a test may ask for; each applies to some geometries and contractions only.
-ALGORITHMS = ["direct", "winograd", "pixels", "lanewise"]
+ALGORITHMS = ["direct", "winograd", "pixels", "lanewise", "subpixel"]
 
 LAYOUT_PAIRS = [
     ("contiguous", "contiguous"),

@@ -18,7 +18,7 @@ MIB = 1 << 20
 
 ALGORITHMS = {
     "forward": {"direct", "winograd", "pixels", "lanewise"},
-    "grad_input": {"direct", "winograd", "pixels", "lanewise"},
+    "grad_input": {"direct", "winograd", "pixels", "lanewise", "subpixel"},
     "grad_weight": {"direct", "winograd", "lanewise"},
 }
 

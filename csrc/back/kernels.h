@@ -21,17 +21,14 @@ struct KStep {
 //   c_tile[i * c_stride + j] (+)= sum over o < outer, s < inner of
 //       a[o * a_outer + steps[s].a + i] * b[o * b_outer + steps[s].b + j]        0 <= i < mr, 0 <= j < nr
 //
-//        b (nr wide) ->                     The tile stays in registers for the whole sum. Row i is one value
-//        of a,
-//      +------------------+                 broadcast; the columns are lanes.
-//   a  | c_tile: mr rows  |
-//      | of nv vectors    |                 With accumulate = false the tile is overwritten and may hold NaN
-//      before.
-//      +------------------+                 The sum starts from zero and is added to the tile once: blocked
-//      summation.
+//        b (nr wide) ->
+//      +------------------+    The tile stays in registers for the whole sum. Row i is one value of a,
+//   a  | c_tile: mr rows  |    broadcast; the columns are lanes. The sum starts from zero and is added to
+//      | of nv vectors    |    the tile once (blocked summation). With accumulate = false the tile is
+//      +------------------+    overwritten and may hold NaN before.
 //
-// Order of the sum: o outermost, then s; it depends on nothing else, so neither mr nor nv changes a bit of
-// the result.
+// Order of the sum: o outermost, then s. It depends on nothing else, so neither mr
+// nor nv changes a bit of the result.
 template <class scalar_t>
 struct TileProblem {
   const scalar_t* a;
@@ -49,7 +46,10 @@ struct TileProblem {
 template <class scalar_t>
 using Microkernel = void (*)(const TileProblem<scalar_t>&);
 
-// A 2-D copy between any two layouts: dst[r * dst_row + j * dst_col] = src[r * src_row + j * src_col].
+// A 2-D copy between any two layouts:
+//
+//   dst[r * dst_row + j * dst_col] = src[r * src_row + j * src_col]        0 <= r < rows, 0 <= j < cols
+//
 // All packing and unpacking is this one function; it never reads or writes outside the rows x cols elements.
 struct Copy2d {
   int64_t rows, cols;
@@ -64,14 +64,13 @@ template <class scalar_t>
 struct Kernels {
   int lanes;                      // scalars in a vector
   int max_rows[kMaxVectors + 1];  // [nv] largest mr with that nv; 0: no such kernel
-  double
-      fma_per_cycle;  // vector FMAs (or multiply-add pairs) a core starts in a cycle; for the plan's scores
+  double fma_per_cycle;           // vector FMAs or multiply-add pairs a core starts in a cycle; for the plan
   Microkernel<scalar_t> microkernel[kMaxVectors + 1][kMaxRows + 1];  // [nv][mr]
   // The same with row i of the tile at a[... + i * lanes]: rows are blocks of a vector's length.
   Microkernel<scalar_t> microkernel_blocked[kMaxVectors + 1][kMaxRows + 1];
   // Lane by lane instead of an outer product; nv is 1, and both operands are blocks of a vector's length:
-  //   c_tile[i * c_stride + j] (+)= sum of  a[o * a_outer + steps[s].a + i * lanes + j] * b[... + j],  0 <= j
-  //   < lanes
+  //   c_tile[i * c_stride + j] (+)= sum over o < outer, s < inner of
+  //       a[o * a_outer + steps[s].a + i * lanes + j] * b[o * b_outer + steps[s].b + j]      0 <= j < lanes
   Microkernel<scalar_t> microkernel_lanewise[kMaxRows + 1];  // [mr], every mr up to max_rows[1]
   void (*copy_2d)(const Copy2d&, const scalar_t* src, scalar_t* dst);
 

@@ -1,6 +1,6 @@
-// The kernels, written once over Vec and compiled once per ISA: the microkernel and the 2-D copy (contracts
-// in kernels.h). Included by kernels_<isa>.cpp only. What an ISA chooses is its vector width and its tile
-// sizes.
+// The kernels, written once over Vec and compiled once per ISA: the microkernel and the 2-D copy here,
+// Winograd's transforms in winograd.inl (contracts in kernels.h). Included by kernels_<isa>.cpp only. What an
+// ISA chooses is its vector width and its tile sizes.
 
 #pragma once
 
@@ -11,8 +11,11 @@
 namespace tce {
 namespace {
 
-// How row i of the tile reads a: a broadcast value, kBroadcast: 1, kBlocked: lanes elements after row i - 1;
-// or kLanewise: a vector of its own.
+// How row i of the tile reads a:
+//
+//   kBroadcast   one value for all lanes, 1 element after row i - 1
+//   kBlocked     one value for all lanes, `lanes` elements after row i - 1
+//   kLanewise    a vector, `lanes` elements after row i - 1
 enum class Rows { kBroadcast, kBlocked, kLanewise };
 
 template <class scalar_t, int MR, int NV, Rows Kind>
@@ -43,8 +46,8 @@ __attribute__((noinline)) void microkernel(const TileProblem<scalar_t>& p) {
     a_base += p.a_outer;
     b_base += p.b_outer;
   }
-  scalar_t* const c_tile =
-      p.c_tile;  // copies: a store through c_tile could change p, for all the compiler knows
+  // Copies: a store through c_tile could change p, for all the compiler knows.
+  scalar_t* const c_tile = p.c_tile;
   const int64_t c_stride = p.c_stride;
   if (p.accumulate) {
     TCE_UNROLL

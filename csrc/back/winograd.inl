@@ -1,13 +1,13 @@
-// The transforms of Winograd's F(4x4, 3x3) over vectors of channels: a 4x4 output tile of a 3x3, stride-1
-// correlation from a 6x6 input tile with 36 products instead of 144. In two dimensions, for a tile d and a
-// kernel g,
+// The transforms of Winograd's F(4x4, 3x3) over vectors of channels: a 4x4 output tile of a
+// 3x3, stride-1 correlation from a 6x6 input tile with 36 products instead of 144. In two
+// dimensions, for a tile d and a kernel g,
 //
 //   Y = A^T [ (G g G^T) . (B^T d B) ] A            dg = G^T [ (A dY A^T) . (B^T d B) ] G
 //
 // (A. Lavin, S. Gray, Fast Algorithms for Convolutional Neural Networks, arXiv:1509.09308, eq. 8; the second
 // is its derivative in g.) A, B, G interpolate at the points 0, +-a, +-b, infinity (Toom-Cook). The
-// textbook's a, b = 1, 2 lose several bits; a, b = 5/8, 3/2 keep the entries of the three matrices near 1 (B.
-// Barabasz et al., Error Analysis and Improving the Accuracy of Winograd Convolution, arXiv:1803.10986;
+// textbook's a, b = 1, 2 lose several bits; a, b = 5/8, 3/2 keep the entries of the three matrices near 1
+// (B. Barabasz et al., Error Analysis and Improving the Accuracy of Winograd Convolution, arXiv:1803.10986;
 // measured in docs/kernels.md).
 //
 // Contracts in kernels.h. A "plane" is the distance between the 36 products of one tile.
@@ -22,8 +22,7 @@ namespace {
 
 template <class scalar_t>
 struct Points {
-  static constexpr scalar_t a = scalar_t(0.625),
-                            b = scalar_t(1.5);  // exact in binary, and so are their powers
+  static constexpr scalar_t a = scalar_t(0.625), b = scalar_t(1.5);  // exact, and so are their powers
   static constexpr scalar_t a2 = a * a, b2 = b * b, a3 = a2 * a, b3 = b2 * b;
   static constexpr scalar_t p = a2 * b2, q = a2 + b2;
   static constexpr scalar_t n0 = 1 / p, na = 1 / (2 * a2 * (a2 - b2)), nb = 1 / (2 * b2 * (b2 - a2));

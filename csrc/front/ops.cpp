@@ -1,9 +1,9 @@
 // The operators torch_conv_ext::forward, grad_input and grad_weight: checks, the result tensor, the dtype;
 // then the middle computes.
 //
-// The checks here protect memory. Messages in torch's own wording are made in Python (_args.py), before an
-// operator is called. Schemas: sizes are free (geometry.h), so each operator is told the spatial size of its
-// result.
+// The checks here protect memory. Messages in torch's own wording are made in Python
+// (_args.py), before an operator is called. Schemas: sizes are free (geometry.h), so each
+// operator is told the spatial size of its result.
 
 #include <array>
 #include <limits>
@@ -117,8 +117,8 @@ Tensor compute(Contraction contraction, const ConvGeometry& geometry, const Tens
   return result;
 }
 
-// Numbers one by one: a list costs an allocation and a call into torch for each element, which shows in small
-// layers.
+// Numbers one by one: a list costs an allocation and a call into torch for each
+// element, which shows in small layers.
 #define TCE_GEOMETRY_PARAMETERS                                                                 \
   int64_t stride_h, int64_t stride_w, int64_t padding_h, int64_t padding_w, int64_t dilation_h, \
       int64_t dilation_w, int64_t groups
@@ -191,8 +191,8 @@ Tensor grad_weight_op(const Tensor x, const Tensor dy, int64_t kernel_h, int64_t
 
 }  // namespace tce
 
-// Registered while the module loads. Sizes are SymInt, so that tracing keeps them symbolic; the kernels get
-// numbers.
+// Registered while the module loads. Sizes are SymInt, so that tracing keeps them
+// symbolic; the kernels get numbers.
 STABLE_TORCH_LIBRARY(torch_conv_ext, m) {
 #define TCE_GEOMETRY_SCHEMA                                                                   \
   "SymInt stride_h, SymInt stride_w, SymInt padding_h, SymInt padding_w, SymInt dilation_h, " \

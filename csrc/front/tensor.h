@@ -1,5 +1,5 @@
-// The few things that the core needs of a torch tensor, through the stable ABI: one binary serves every torch
-// >= 2.10.
+// The few things that the core needs of a torch tensor, through the stable ABI:
+// one binary serves every torch >= 2.10.
 
 #pragma once
 
@@ -58,9 +58,9 @@ inline bool suggests_channels_last(const Tensor& t) {
   return t.stride(1) != 0;
 }
 
-// Asks the kernel for huge pages behind a large result. Memory that malloc has just mapped costs a page fault
-// for each page that is first written; with 4 KiB pages that can take longer than the convolution
-// (docs/kernels.md).
+// Asks the kernel for huge pages behind a large result. Memory that malloc has just mapped
+// costs a page fault for each page that is first written; with 4 KiB pages that can take
+// longer than the convolution (docs/kernels.md).
 inline void advise_huge_pages([[maybe_unused]] void* data, [[maybe_unused]] int64_t bytes) {
 #if defined(__linux__)
   constexpr int64_t kLarge = 4 << 20, kHugePage = 2 << 20;

@@ -17,10 +17,13 @@ Axis forward_axis(int64_t o_size, int64_t i_size, KRange k, int64_t stride, int6
   return axis;
 }
 
-// ih = oh * stride - padding + kh * dilation, solved for oh: with ih = first + j * stride, residue = (first +
-// padding) mod stride and base = (first + padding - residue) / stride,
-//     oh = j + base + (residue - kh * dilation) / stride        for kh with kh * dilation = residue (mod
-//     stride).
+// ih = oh * stride - padding + kh * dilation, solved for oh:
+//
+//   oh = j + base + (residue - kh * dilation) / stride   for the kh with kh * dilation = residue (mod stride)
+//
+//   where ih = first + j * stride,
+//         residue = (first + padding) mod stride,
+//         base = (first + padding - residue) / stride
 Axis grad_input_axis(int64_t i_size, int64_t o_size, KRange k, int64_t stride, int64_t padding,
                      int64_t dilation) {
   Axis axis{i_size, o_size, stride, 1, {}};

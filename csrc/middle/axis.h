@@ -3,8 +3,7 @@
 // forward and grad_input are the same computation along an axis, seen from different sides:
 //
 //   forward      out = oh                        source ih = oh * stride + (kh * dilation - padding)
-//   grad_input   out = ih = phase + j * stride   source oh = j + const(phase, kh)       for the kh of that
-//   residue
+//   grad_input   out = ih = phase + j * stride   source oh = j + const(phase, kh)  for the kh of that residue
 //
 // A strided grad_input thus splits by residue into dense stride-1 problems (phases), here, once; no modulo is
 // left for the loops. forward is the case of one phase.

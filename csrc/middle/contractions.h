@@ -1,12 +1,16 @@
 // The three contractions of the trilinear form T (geometry.h), and their definition in loops.
 //
 //   forward      Y[n, co, oh, ow]    = bias[co] + dT / d dY
-//   grad_input   dX[n, ci, ih, iw]   = bias[ci] + dT / dX      conv2d's input gradient, and conv_transpose2d
-//   itself grad_weight  dW[co, ci, kh, kw]  = dT / dW
+//   grad_input   dX[n, ci, ih, iw]   = bias[ci] + dT / dX      conv2d's gradient; conv_transpose2d itself
+//   grad_weight  dW[co, ci, kh, kw]  = dT / dW
 //
 // Results are overwritten (they may hold NaN before) and are bitwise the same for any number of threads; a
 // sample's Y and dX are the same bits alone or in a batch (plan.h, NOTE [Same bits]). bias may be null.
 // Inputs may have any strides; results may have any strides that do not overlap.
+//
+// Inf and NaN of X (grad_input: of dY) reach the results that have a term with them, and no others. A weight
+// (grad_weight: an element of dY) that is not finite reaches all of its terms, and may reach further elements
+// of its channel of the result: the padding is multiplied as zeros, and 0 * Inf is NaN.
 
 #pragma once
 
@@ -35,7 +39,7 @@ template <class scalar_t>
 void run_reference(Contraction contraction, const ConvGeometry& geometry, const Operands<scalar_t>& operands);
 
 // One contraction each, as planned; forward.cpp, grad_input.cpp, grad_weight.cpp.
-// `direct`: the plan without Winograd, for what is not finite (winograd.h, NOTE [Finite tiles]).
+// `direct`: the direct algorithm's plan, for what Winograd leaves to it (winograd.h, NOTE [Finite tiles]).
 template <class scalar_t>
 void forward(const Plan& plan, const Plan& direct, const ConvGeometry& geometry,
              const Operands<scalar_t>& operands, const Kernels<scalar_t>& kernels, int threads);

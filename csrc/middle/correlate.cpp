@@ -3,14 +3,13 @@
 //
 // Loops, outermost first, with what each holds:
 //
-//   item (group, chunk of rows, chunk of columns, panels)      one thread; disjoint results
+//   item (group, rows, columns, panels)   one thread; disjoint results
 //     kernel block (kh_block x kw_block)
-//       channel block (c_block)          source rows of the chunk packed: [slot][c][width]          L2
-//         panel (nv * lanes channels)    weights packed: [c][kh][kw][lanes]                          L2
-//           row, column phase            steps: offsets of the taps that exist
-//             tile (mr pixels)           microkernel: sum over c and taps registers, L1
-//           after the last block: the row of tiles goes to its tensor, transposed where its layout asks for
-//           it
+//       channel block (c_block)           source rows of the chunk packed: [slot][c][width]   L2
+//         panel (nv * lanes channels)     weights packed: [c][kh][kw][lanes]                  L2
+//           row, column phase             steps: offsets of the taps that exist               L1
+//             tile (mr pixels)            microkernel: sum over c and taps                    registers, L1
+//           after the last block: the row of tiles to its tensor, transposed where the layout asks for it
 //
 // Between K blocks the tiles stay in scratch: [panel][row][column][lanes]. Bias is their initial value.
 
@@ -115,16 +114,14 @@ class Worker {
     const int64_t o0 = panel * lanes_, valid = std::min(lanes_, c_.O - o0);
     // The last panel of a group may need fewer vectors.
     const int nv = static_cast<int>(ceil_div(valid, kernels_.lanes));
-    WeightView<scalar_t> w = c_.weight;
-    w.data += item_.g * c_.weight_group + o0 * w.lane + c0 * w.channel;
-    pack_weight(kernels_, w, valid, nv * kernels_.lanes, channels, block.kh, block.kw, weight_);
+    pack_panel_weight(block, o0, valid, nv * kernels_.lanes, c0, channels);
 
     for (int64_t row = item_.row_first; row < item_.row_last; ++row) {
       const int64_t kept = keep_tiles_ ? (panel - item_.panel_first) * (item_.row_last - item_.row_first) +
                                              row - item_.row_first
                                        : 0;
       scalar_t* tiles = tiles_ + kept * cols_ * lanes_;
-      if (first && c_.bias) start_with_bias(tiles, c_.bias + item_.g * c_.O + o0, valid, nv * kernels_.lanes);
+      if (first && c_.bias) start_with_bias(tiles, o0, valid, nv * kernels_.lanes);
       for (size_t phase = 0; phase < block.cols.phases.size(); ++phase) {
         run_phase(block, rows, columns, row, phase, nv, channels, !first || c_.bias, tiles);
       }
@@ -174,19 +171,37 @@ class Worker {
     }
   }
 
-  void start_with_bias(scalar_t* tiles, const scalar_t* bias, int64_t valid, int64_t panel) {
-    for (int64_t i = 0; i < cols_; ++i) {
-      std::copy(bias, bias + valid, tiles + i * lanes_);
-      std::fill(tiles + i * lanes_ + valid, tiles + i * lanes_ + panel, scalar_t(0));
+  void pack_panel_weight(const KernelBlock& block, int64_t o0, int64_t valid, int64_t panel, int64_t c0,
+                         int64_t channels) {
+    WeightView<scalar_t> w = c_.weight;
+    w.data += item_.g * c_.weight_group + c0 * w.channel;
+    if (c_.subpixel.lanes() > 1) {
+      pack_subpixel_weight(kernels_, w, c_.subpixel, o0, valid, panel, channels, block.kh, block.kw, weight_);
+    } else {
+      w.data += o0 * w.lane;
+      pack_weight(kernels_, w, valid, panel, channels, block.kh, block.kw, weight_);
     }
+  }
+
+  void start_with_bias(scalar_t* tiles, int64_t o0, int64_t valid, int64_t panel) {
+    const int64_t lanes = c_.subpixel.lanes();
+    for (int64_t l = 0; l < panel; ++l) {
+      tiles[l] = l < valid ? c_.bias[(item_.g * c_.O + o0 + l) / lanes] : scalar_t(0);
+    }
+    for (int64_t i = 1; i < cols_; ++i) std::copy_n(tiles, panel, tiles + i * lanes_);
   }
 
   void store_row(const scalar_t* tiles, int64_t row, int64_t o0, int64_t valid) {
     const auto [sn, sc, sh, sw] = c_.out.stride;
-    const int64_t out_h = blocks_.front().rows.out_size;
-    scalar_t* out =
-        c_.out.data + row / out_h * sn + (item_.g * c_.O + o0) * sc + row % out_h * sh + item_.col_first * sw;
-    kernels_.copy_2d({valid, cols_, 1, lanes_, sc, sw}, tiles, out);
+    const int64_t out_h = blocks_.front().rows.out_size, lanes = c_.subpixel.lanes();
+    TensorView<scalar_t> out = c_.out;
+    out.data += row / out_h * sn + item_.g * (c_.O / lanes) * sc;
+    if (lanes > 1) {
+      return store_subpixel_row(kernels_, tiles, lanes_, c_.subpixel, o0, valid, row % out_h, item_.col_first,
+                                cols_, out);
+    }
+    kernels_.copy_2d({valid, cols_, 1, lanes_, sc, sw}, tiles,
+                     out.data + o0 * sc + row % out_h * sh + item_.col_first * sw);
   }
 
   const Correlation<scalar_t>& c_;
@@ -255,6 +270,7 @@ void correlate_as_planned(const Correlation<scalar_t>& c, const Plan& plan, cons
                           const Kernels<scalar_t>& kernels, int threads) {
   switch (plan.algorithm) {
     case Algorithm::kDirect:
+    case Algorithm::kSubpixel:  // direct, of another view of the result: grad_input.cpp
       return correlate(c, plan, kernels, threads);
     case Algorithm::kWinograd:
       return winograd_correlate(c, plan, direct, kernels, threads);

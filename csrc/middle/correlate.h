@@ -1,7 +1,7 @@
 // The computation that forward and grad_input share:
 //
-//   out[n, g, o, p] = bias[g, o] + sum over c and taps (k, position) of p of  w[g, o, c, k] * source[n, g, c,
-//   position]
+//   out[n, g, o, p] = bias[g, o] + sum over c and the taps (k, position) of p of
+//       w[g, o, c, k] * source[n, g, c, position]
 //
 // with taps given per spatial axis (axis.h). forward reads X through one phase, grad_input reads dY through
 // one phase per residue of the stride. Nothing here knows which of the two it is.
@@ -15,6 +15,7 @@
 #include "geometry.h"
 #include "pack.h"
 #include "plan.h"
+#include "subpixel.h"
 
 namespace tce {
 
@@ -30,6 +31,7 @@ struct Correlation {
   int64_t weight_group;                    // its stride from group to group
   const scalar_t* bias;                    // (G*O) or null
   TensorView<scalar_t> out;                // (N, G*O, ., .)
+  Subpixel subpixel;                       // O counts its lanes, too
   std::function<Axis(KRange)> rows, cols;  // the axes, restricted to a range of kernel elements
 };
 
@@ -40,8 +42,8 @@ struct Region {
   int64_t o_first, o_last;
 };
 
-// By the algorithm of the plan: direct (correlate.cpp), winograd, pixels or lanewise. `direct`: the direct
-// plan.
+// By the algorithm of the plan: direct (correlate.cpp), winograd (winograd.cpp), pixels (pixels.cpp) or
+// lanewise (lanewise.cpp). `direct`: the direct algorithm's plan, for what Winograd finds not finite.
 template <class scalar_t>
 void correlate_as_planned(const Correlation<scalar_t>& correlation, const Plan& plan, const Plan& direct,
                           const Kernels<scalar_t>& kernels, int threads);

@@ -106,8 +106,8 @@ PanelCut cut_winograd(const Plan& plan, const CorrelationSize& size, int64_t cha
 
 int64_t cut_groups(const Plan& plan, int64_t groups, int64_t others, int threads) {
   const ConvGeometry& g = plan.geometry;
-  // A group has its pixels in the lanes; with lanes over groups, a block of groups has all of them in every
-  // vector.
+  // A group has its pixels in the lanes; with lanes over groups, a block of
+  // groups has all of them in every vector.
   const double group = static_cast<double>(g.Ci * g.Co * g.kH * g.kW) *
                        static_cast<double>(plan.rows * plan.cols) /
                        (plan.algorithm == Algorithm::kLanewise ? 1 : plan.lanes);

@@ -16,8 +16,8 @@ struct CorrelationSize {
 struct PanelCut {
   int64_t rows, panels;  // of an item, at most; never more than the plan's, whose scratch they use
 };
-// summed channels, kernel elements; `phases`: the kernel's elements are shared out over so many kinds of
-// pixels.
+// summed channels, kernel elements; `phases`: the kernel's elements are shared
+// out over so many kinds of pixels.
 PanelCut cut_correlation(const Plan& plan, const CorrelationSize& size, int64_t channels, int64_t taps,
                          int64_t phases, int threads);
 

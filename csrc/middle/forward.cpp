@@ -1,9 +1,8 @@
-// forward: Y[n, co, oh, ow] = bias[co] + sum over ci, kh, kw of
-//              W[co, ci, kh, kw] * X[n, ci, oh*stride_h - padding_h + kh*dilation_h, ow*stride_w - padding_w
-//              + kw*dilation_w]
+// forward: Y[n, co, oh, ow] = bias[co] + sum over ci, kh, kw of  W[co, ci, kh, kw] * X[n, ci, ih, iw]
+//     with ih = oh*stride_h - padding_h + kh*dilation_h,  iw = ow*stride_w - padding_w + kw*dilation_w
 //
-// A correlation over X with one phase per axis. Groups are the correlation's; the loops are in correlate.cpp
-// and winograd.cpp.
+// A correlation over X with one phase per axis. Groups are the correlation's; the loops are in the
+// algorithms' files (correlate.h lists them).
 
 #include "contractions.h"
 #include "correlate.h"

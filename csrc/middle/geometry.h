@@ -25,8 +25,8 @@ struct ConvGeometry {
   int64_t dilation_h, dilation_w;
 };
 
-// A 4-D tensor as it lies in memory; strides in elements, in the order (N, C, H, W), or (Co, Ci, kH, kW) of a
-// weight.
+// A 4-D tensor as it lies in memory; strides in elements, in the order (N, C, H, W),
+// or (Co, Ci, kH, kW) of a weight.
 template <class scalar_t>
 struct TensorView {
   scalar_t* data;

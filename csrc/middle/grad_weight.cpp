@@ -1,19 +1,18 @@
-// grad_weight: dW[co, ci, kh, kw] = sum over n, oh, ow of
-//                  dY[n, co, oh, ow] * X[n, ci, oh*stride_h - padding_h + kh*dilation_h, ow*stride_w -
-//                  padding_w + kw*dilation_w]
+// grad_weight: dW[co, ci, kh, kw] = sum over n, oh, ow of  dY[n, co, oh, ow] * X[n, ci, ih, iw]
+//     with ih = oh*stride_h - padding_h + kh*dilation_h,  iw = ow*stride_w - padding_w + kw*dilation_w
 //
-// Lanes are co, a tile's rows are neighbouring (kw, ci) or ci of the pixel-major source, the sum runs over
-// pixels: the same microkernel as forward's, with the roles of sum and rows exchanged. No im2col: a pixel is
-// an offset.
+// Lanes are co, a tile's rows are neighbouring (kw, ci) or ci of the pixel-major source, the
+// sum runs over pixels: the same microkernel as forward's, with the roles of sum and rows
+// exchanged. No im2col: a pixel is an offset.
 //
 // Loops, outermost first, with what each holds:
 //
-//   item (group, panels, channels, kh, kw)     one thread; its part of dW in scratch:
-//   [panel][kh][kw][ci][lanes]
-//     chunk of pixels, in order                source packed: [slot][width][ci]; dY packed:
-//     [panel][pixel][lanes]     L2
-//       kh                                     steps: the chunk's pixels whose source row exists L1
-//         panel, kw, tile (mr rows)            microkernel: sum over the chunk's pixels registers
+//   item (group, panels, channels, kh, kw)   one thread; its part of dW: [panel][kh][kw][ci][lanes]
+//     chunk of pixels, in order              source packed: [slot][width][ci]                       L2
+//                                            dY packed: [panel][pixel][lanes]                       L2
+//       kh                                   steps: the chunk's pixels whose source row exists      L1
+//         panel, kw, tile (mr rows)          microkernel: sum over the chunk's pixels               registers
+//   then: the item's part of dW to the tensor
 //
 // The chunks are fixed by the geometry and summed in order: the same bits for any number of threads.
 

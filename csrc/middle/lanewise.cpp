@@ -3,13 +3,13 @@
 //
 // Loops, outermost first, with what each holds:
 //
-//   item (image, blocks of lanes groups, chunk of rows, chunk of columns)    one thread; disjoint results
-//     block of groups
-//       summed channels' planes packed: [c][height][width][lanes] L2 result channel of a group weights
-//       packed: [c][kh][kw][lanes]                                 L1
-//         row and column phase, kernel rows (kh_block): the steps
-//           row, tile (mr pixels)          microkernel, lane by lane registers
-//         the tiles go to the tensor, transposed where its layout asks for it
+//   item (image, blocks, rows, columns)       one thread; disjoint results
+//     block (as many groups as lanes)         summed planes packed: [c][height][width][lanes]   L2
+//       result channel of a group             weights packed: [c][kh][kw][lanes]                L1
+//         row and column phase
+//           row taps of the phase (kh_block)  steps: offsets of these taps                      L1
+//             row, tile (mr pixels)           microkernel, lane by lane: sum over c and taps    registers
+//         then: the tiles to the tensor, transposed where its layout asks for it
 
 #include <algorithm>
 #include <vector>
@@ -132,8 +132,8 @@ class Worker {
     } while (t0 < row_taps.size());
   }
 
-  // The taps of [t0, t1) whose source row lies inside the image: one range, since sources go up or down with
-  // the tap.
+  // The taps of [t0, t1) whose source row lies inside the image: one range, since
+  // sources go up or down with the tap.
   KRange valid_taps(const std::vector<Tap>& taps, size_t t0, size_t t1, int64_t j) const {
     const auto inside = [&](size_t t) {
       const int64_t h = j * row_axis_.source_step + taps[t].source;

@@ -2,11 +2,11 @@
 //
 // Loops, outermost first, with what each holds:
 //
-//   item (lanes groups, kernel rows)            one thread; its sums in scratch: [co][ci][kh][kw][lanes]
-//     image, chunk of rows and columns of dY    planes packed: X [ci][height][width][lanes], dY
-//     [co][pixel][lanes]   L2
-//       co, ci, kh, kernel columns (mr)         microkernel, lane by lane: sum over the chunk's pixels
-//       registers
+//   item (as many groups as lanes, kh)     one thread; its sums: [co][ci][kh][kw][lanes]
+//     chunk of rows and columns of dY      steps: its pixels                                 L1
+//       image                              X packed: [ci][height][width][lanes]              L2
+//                                          dY packed: [co][pixel][lanes]                     L2
+//         kh, co, ci, kernel columns (mr)  microkernel, lane by lane: sum over the pixels    registers
 //   then: the sums to the tensor
 //
 // The chunks are fixed by the geometry and summed in order: the same bits for any number of threads.

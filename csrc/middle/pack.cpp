@@ -30,8 +30,8 @@ RowSlots make_row_slots(const Axis& axis, int64_t first, int64_t last) {
       low = std::min(low, position);
       high = std::max(high, position);
     });
-    // Rows that several results read are packed once, unless they are so sparse that looking them up costs
-    // more.
+    // Rows that several results read are packed once, unless they are so sparse
+    // that looking them up costs more.
     const bool share = high - low < (out_last - out_first) * slots.max_taps;
     slot_of.assign(share && high >= low ? high - low + 1 : 0, -1);
     each_term([&](int64_t r, size_t t, int64_t position) {
@@ -204,8 +204,8 @@ void pack_weight(const Kernels<scalar_t>& kernels, const WeightView<scalar_t>& w
   const scalar_t* src = w.data + kh.begin * w.kh + kw.begin * w.kw;
   if (valid_lanes < panel_lanes) std::fill(dst, dst + channels * taps * panel_lanes, scalar_t(0));
   if (w.kw == 1 && (nh == 1 || w.kh == nw) && taps > 1) {
-    // A contiguous kernel: its elements are read along memory; where channels follow without a gap, all at
-    // once.
+    // A contiguous kernel: its elements are read along memory; where channels
+    // follow without a gap, all at once.
     const bool joined = w.channel == taps;
     const int64_t calls = joined ? 1 : channels, run = joined ? channels * taps : taps;
     for (int64_t c = 0; c < calls; ++c) {

@@ -1,18 +1,12 @@
-// Packing: from tensors as they lie to the dense panels that the microkernels read. Stride, dilation, padding
-// and memory layout are dealt with here and are unknown below; the ISA is unknown here but for
-// Kernels::copy_2d.
+// Packing: from tensors as they lie to the dense panels that the microkernels read.
+// Stride, dilation, padding and memory layout are dealt with here and are unknown below;
+// the ISA is unknown here but for Kernels::copy_2d.
 //
 // A packed source row holds, for the columns that a chunk reads, zeros where they lie outside the image:
 //
-//   channel-major  [slot][c][width]    forward, grad_input: a tile's rows are neighbouring pixels
-//   pixel-major    [slot][width][c]    grad_weight (and Winograd): a tile's rows are neighbouring channels
-//   (and kw)
-//
-// Columns are split by residue modulo the source step, so that neighbouring results read neighbouring
-// elements:
-//
-//   source_step = 2, taps kw = 0, 1, 2:    packed row = | columns of kw 0 and 2: even | columns of kw 1: odd
-//   |
+//   channel-major   [slot][c][width]     direct forward, grad_input: a tile's rows are neighbouring pixels
+//   pixel-major     [slot][width][c]     direct grad_weight: a tile's rows are neighbouring (kw,) c; Winograd
+//   planes          [c][height][width]   pixels; lanewise, with a vector of groups innermost
 
 #pragma once
 
@@ -25,8 +19,8 @@
 
 namespace tce {
 
-// The source rows of a chunk of result rows. Result rows are numbered over the whole batch: row = n *
-// out_size + out.
+// The source rows of a chunk of result rows. Result rows are numbered over the whole batch:
+// row = n * out_size + out.
 struct RowSlots {
   struct Source {
     int64_t n, position;
@@ -41,8 +35,8 @@ RowSlots make_row_slots(const Axis& axis, int64_t first, int64_t last);
 // The source positions along one axis that the results [first, last) read. They are split by residue modulo
 // the source step, so that neighbouring results read neighbouring packed elements:
 //
-//   source_step = 2, taps kw = 0, 1, 2:    packed row = | columns of kw 0 and 2: even | columns of kw 1: odd
-//   |
+//   source_step = 2, taps kw = 0, 1, 2:    packed row = | kw 0 and 2: even columns | kw 1: odd columns |
+//
 struct SourceRuns {
   struct Run {
     int64_t position, count, base;  // positions position + i * step, i < count, at packed elements base + i
@@ -50,9 +44,9 @@ struct SourceRuns {
   int64_t step;           // between neighbouring packed elements
   int64_t out_step;       // packed elements from result j to result j + 1 of a phase
   int64_t length;         // packed elements
-  std::vector<Run> runs;  // one per residue that a tap reads
-  std::vector<std::vector<int64_t>>
-      start;  // [phase][tap]: packed element of j = 0 (j counts within the phase)
+  std::vector<Run> runs;  // one per residue that a tap reads; one of zeros for taps that miss the image
+  // [phase][tap]: packed element of j = 0 (j counts within the phase).
+  std::vector<std::vector<int64_t>> start;
 };
 
 // `dense`: keep all positions in one run of step 1, neighbouring taps side by side; result j then reads
@@ -75,9 +69,12 @@ void pack_pixel_major(const Kernels<scalar_t>& kernels, const TensorView<const s
                       int64_t stride, int64_t source_w, const RowSlots& rows, const SourceRuns& columns,
                       scalar_t* dst);
 
-// The planes of `channels` channels of one image. src: element (c, h, w) at c * src_c + h * src_h + w *
-// src_w; dst: channel c's packed pixel i, counted row by row, at c * dst_c + i * dst_px. Lanes of dst_px that
-// have no channel (dst_c == 1) are zero.
+// The planes of `channels` channels of one image:
+//
+//   src   element (c, h, w) at c * src_c + h * src_h + w * src_w
+//   dst   channel c's packed pixel i, counted row by row, at c * dst_c + i * dst_px
+//
+// Lanes of dst_px that have no channel (dst_c == 1) are zero.
 struct PlaneStrides {
   int64_t src_c, src_h, src_w, dst_c, dst_px;
 };
@@ -86,8 +83,8 @@ void pack_planes(const Kernels<scalar_t>& kernels, const scalar_t* src, const Pl
                  int64_t channels, int64_t source_h, int64_t source_w, const SourceRuns& rows,
                  const SourceRuns& columns, scalar_t* dst);
 
-// A weight as a correlation reads it: strides of its lane (result) channel, summed channel and kernel
-// elements.
+// A weight as a correlation reads it: strides of its lane (result) channel,
+// summed channel and kernel elements.
 template <class scalar_t>
 struct WeightView {
   const scalar_t* data;

@@ -1,9 +1,9 @@
 // OpenMP regions that pass exceptions on and survive a fork.
 //
 // NOTE [After a fork]
-// The child of a fork has one thread, but libgomp still believes in the parent's pool: its next parallel
-// region waits for threads that do not exist. Children therefore run serially for good. (DataLoader workers
-// do so anyway.)
+// The child of a fork has one thread, but libgomp still believes in the parent's pool: its
+// next parallel region waits for threads that do not exist. Children therefore run serially
+// for good. (DataLoader workers do so anyway.)
 
 #include "parallel.h"
 

@@ -4,12 +4,13 @@
 //
 // Loops, outermost first, with what each holds:
 //
-//   item (image, groups, chunk of rows, chunk of columns)      one thread; disjoint results
+//   item (image, groups, rows, columns)   one thread; disjoint results
 //     group
-//       channel block (c_block)          planes packed: [c][height][width] L2
-//         result channels (mr)           weights packed: [c][kh][kw][mr] L1
-//           row and column phase, pixels (nv vectors)    microkernel: tiles [channel][pixel] registers after
-//           the last block: the tiles go to the tensor, row by row
+//       channel block (c_block)           planes packed: [c][height][width]      L2
+//         result channels (mr)            weights packed: [c][kh][kw][mr]        L1
+//           row and column phase          steps: offsets of the phase's taps     L1
+//             pixels (nv vectors)         microkernel: sum over c and taps       registers
+//           after the last block: the tiles [channel][pixel] to the tensor, row by row
 
 #include <algorithm>
 #include <vector>

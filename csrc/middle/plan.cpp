@@ -1,4 +1,5 @@
-// Chooses the algorithm; plan_direct.cpp and plan_winograd.cpp choose their own sizes.
+// Chooses the algorithm, by the least estimate of cycles; the algorithms' sizes and estimates are made in
+// plan_direct.cpp, plan_winograd.cpp and plan_planes.cpp.
 
 #include "plan.h"
 
@@ -55,6 +56,8 @@ const char* name_of(Algorithm algorithm) {
       return "winograd";
     case Algorithm::kPixels:
       return "pixels";
+    case Algorithm::kSubpixel:
+      return "subpixel";
     default:
       return "lanewise";
   }
@@ -90,6 +93,11 @@ Candidates make_candidates(Contraction contraction, const ConvGeometry& geometry
   plan(Algorithm::kPixels, plan_pixels<scalar_t>,
        contraction == Contraction::kGradWeight ? "it computes forward and grad_input only" : nullptr);
   plan(Algorithm::kLanewise, plan_lanewise<scalar_t>, geometry.G == 1 ? "it needs groups" : nullptr);
+  plan(Algorithm::kSubpixel, plan_subpixel<scalar_t>,
+       contraction != Contraction::kGradInput           ? "it computes grad_input only"
+       : geometry.stride_h * geometry.stride_w == 1     ? "it needs a stride"
+       : geometry.dilation_h * geometry.dilation_w != 1 ? "it needs dilation 1"
+                                                        : nullptr);
   return candidates;
 }
 
@@ -149,6 +157,8 @@ const char* tile_text(const Plan& p) {
       return kernel_row_merges(p.geometry) ? "rows are (kw, ci), lanes are co" : "rows are ci, lanes are co";
     case Algorithm::kWinograd:
       return weight ? "rows are ci, lanes are co" : "rows are tiles of 4x4 pixels, lanes are result channels";
+    case Algorithm::kSubpixel:
+      return "rows are results of stride 1, lanes are (channel, pixel of the stride)";
     case Algorithm::kPixels:
       return "rows are a group's result channels, lanes are pixels";
     default:

@@ -1,12 +1,13 @@
-// The plan: how one contraction of one geometry is computed. A pure function of geometry, dtype, ISA, settings, and of
-// whether rows follow each other without a gap: it never looks at the batch size or the number of threads.
+// The plan: how one contraction of one geometry is computed. A pure function of geometry,
+// dtype, ISA, settings, and of whether rows follow each other without a gap: it never looks at
+// the batch size or the number of threads.
 //
 // NOTE [Same bits]
-// A result element is a sum over K blocks, in order, of a sum over (channel, kh, kw) within the block, in order. The
-// algorithm and c_block, kh_block, kw_block (grad_weight: also the chunk, rows x cols) fix that order; with Winograd
-// cols and nv fix what is computed again, too (winograd.h). All of it is in the plan. What cut.h chooses, and who
-// computes what, decides when an element is computed, never how. So the bits are the same for one sample or many, on
-// one thread or many.
+// A result element is a sum over K blocks, in order, of a sum over (channel, kh, kw) within the block, in
+// order. The algorithm and c_block, kh_block, kw_block (grad_weight: also the chunk, rows x cols) fix that
+// order; with Winograd cols and nv fix what is computed again, too (winograd.h). All of it is in the plan.
+// What cut.h chooses, and who computes what, decides when an element is computed, never how. So the bits are
+// the same for one sample or many, on one thread or many.
 
 #pragma once
 
@@ -19,8 +20,8 @@
 namespace tce {
 
 enum class Contraction { kForward, kGradInput, kGradWeight };
-enum class Algorithm { kDirect, kWinograd, kPixels, kLanewise };
-constexpr int kAlgorithms = 4;
+enum class Algorithm { kDirect, kWinograd, kPixels, kLanewise, kSubpixel };
+constexpr int kAlgorithms = 5;
 
 const char* name_of(Contraction contraction);
 const char* name_of(Algorithm algorithm);
@@ -38,22 +39,25 @@ struct Plan {
   const char* declined;  // why this algorithm cannot be taken, or null
   const char* isa;
   int element_size;
-  int lanes;              // of a vector
-  int nv;                 // vectors of lanes in a tile; a panel is nv * lanes result channels wide
-  int mr;                 // largest number of rows of a tile
+  int lanes;  // of a vector
+  // Of a tile (for the pixels algorithm nv counts vectors of pixels, and mr result channels):
+  int nv;                 // vectors of lanes; a panel is nv * lanes result channels wide
+  int mr;                 // largest number of rows
   ConvGeometry geometry;  // as computed: a pointwise convolution has its image flattened to one row; N is 0
 
   // K block: the terms that one microkernel call sums before the tile goes to memory.
   int64_t c_block;             // summed channels (grad_weight: Ci of an item)
-  int64_t kh_block, kw_block;  // kernel elements
+  int64_t kh_block, kw_block;  // kernel elements (lanewise: kh_block counts the row taps of a phase)
 
-  // Chunk: the pixels that an item holds in scratch at a time. forward, grad_input: of the result;
-  // grad_weight: of dY.
+  // Chunk: the pixels (Winograd: tiles of 4x4 pixels) that an item holds in scratch at a time. forward,
+  // grad_input: of the result; grad_weight: of dY.
   int64_t rows, cols;
   int64_t panels;  // most panels of an item
 
-  int64_t source_bytes, weight_bytes, tile_bytes, edge_bytes;  // parts of scratch_bytes
-  int64_t scratch_bytes;                                       // per thread, the upper bound
+  // Parts of scratch_bytes: packed source; packed weights (grad_weight: dY); tiles; and for Winograd, whose
+  // first two are transformed, what is not: pixels and kernels before their transform, results after theirs.
+  int64_t source_bytes, weight_bytes, tile_bytes, edge_bytes;
+  int64_t scratch_bytes;  // per thread, the upper bound
 
   int64_t panel_lanes() const { return static_cast<int64_t>(nv) * lanes; }
 };
@@ -69,8 +73,8 @@ template <class scalar_t>
 Plan make_plan(Contraction contraction, const ConvGeometry& geometry, bool pixels_merge,
                const PlanOptions& options, const KernelTable& table);
 
-// The plans of all algorithms for a geometry, indexed by Algorithm. make_plan takes the cheapest that is not
-// declined.
+// The plans of all algorithms for a geometry, indexed by Algorithm. make_plan
+// takes the cheapest that is not declined.
 struct Candidates {
   Plan plan[kAlgorithms];
 };
@@ -82,8 +86,8 @@ Candidates make_candidates(Contraction contraction, const ConvGeometry& geometry
 template <class scalar_t>
 Plan make_direct_plan(const Plan& plan, const KernelTable& table);
 
-// grad_weight: the elements (kw, ci) of a kernel row lie side by side in the packed source, and a tile's rows
-// run over both.
+// grad_weight: the elements (kw, ci) of a kernel row lie side by side in the packed
+// source, and a tile's rows run over both.
 bool kernel_row_merges(const ConvGeometry& geometry);
 
 // The plan as text, for people.

@@ -5,6 +5,7 @@
 #include "pack.h"
 #include "plan_tiles.h"
 #include "scratch.h"
+#include "subpixel.h"
 
 namespace tce {
 
@@ -12,26 +13,36 @@ namespace {
 
 // Pixels of a chunk: enough to amortise packing the weights for them.
 constexpr int64_t kChunkPixels = 784;
-// grad_weight: pixels that one call sums; longer than kTerms because dW is small and its error is that of
-// many sums.
+// grad_weight: pixels that one call sums; longer than kTerms because dW is small
+// and its error is that of many sums.
 constexpr int64_t kSumPixels = 512;
-// forward and grad_input, seen as the correlation of correlate.h.
+
+// What a plan has to know of a correlation (correlate.h).
+struct CorrelationShape {
+  bool is_forward;
+  int64_t channels, summed;  // of a group: result's (or lanes, with subpixel), and summed
+  int64_t out_h, out_w, source_h, source_w, kernel_h, kernel_w;
+  int64_t stride_h, stride_w, dilation_h, dilation_w;
+};
+
 template <class scalar_t>
-double plan_correlation(Plan& plan, const Kernels<scalar_t>& k) {
-  const ConvGeometry& g = plan.geometry;
-  const bool is_forward = plan.contraction == Contraction::kForward;
-  const int64_t channels = is_forward ? g.Co : g.Ci, summed = is_forward ? g.Ci : g.Co;
-  const int64_t out_h = is_forward ? g.oH : g.iH, out_w = is_forward ? g.oW : g.iW;
+double plan_correlation(Plan& plan, const Kernels<scalar_t>& k, const CorrelationShape& s) {
   const int es = plan.element_size;
+  const int64_t out_h = s.out_h, out_w = s.out_w, channels = s.channels, summed = s.summed;
+  const auto bound = [&](int64_t out, int64_t source, int64_t kernel, int64_t stride, int64_t dilation) {
+    return s.is_forward ? axis_bound(true, out, source, kernel, stride, dilation)
+                        : axis_bound(false, source, out, kernel, stride, dilation);
+  };
 
   plan.cols = balanced(out_w, kChunkCols);
-  const double row_cycles = choose_tile(plan, k, ceil_div(plan.cols, is_forward ? 1 : g.stride_w), channels);
+  const double row_cycles =
+      choose_tile(plan, k, ceil_div(plan.cols, s.is_forward ? 1 : s.stride_w), channels);
   const int64_t lanes = plan.panel_lanes();
 
-  plan.kw_block = balanced(g.kW, kKernelElements);
-  plan.kh_block = balanced(g.kH, kKernelElements / plan.kw_block);
-  const AxisBound h = axis_bound(is_forward, g.oH, g.iH, plan.kh_block, g.stride_h, g.dilation_h);
-  const AxisBound w = axis_bound(is_forward, g.oW, g.iW, plan.kw_block, g.stride_w, g.dilation_w);
+  plan.kw_block = balanced(s.kernel_w, kKernelElements);
+  plan.kh_block = balanced(s.kernel_h, kKernelElements / plan.kw_block);
+  const AxisBound h = bound(out_h, s.source_h, plan.kh_block, s.stride_h, s.dilation_h);
+  const AxisBound w = bound(out_w, s.source_w, plan.kw_block, s.stride_w, s.dilation_w);
   const int64_t taps = plan.kh_block * plan.kw_block;
   plan.c_block = balanced(
       summed, std::min(kTerms / std::max<int64_t>(1, h.taps * w.taps), kWeightBytes / (taps * lanes * es)));
@@ -53,7 +64,18 @@ double plan_correlation(Plan& plan, const Kernels<scalar_t>& k) {
   plan.scratch_bytes =
       plan.source_bytes + plan.weight_bytes + plan.tile_bytes + scratch_bytes(h.taps * w.taps, sizeof(KStep));
   return row_cycles * static_cast<double>(out_h * ceil_div(out_w, plan.cols)) *
-         static_cast<double>(summed * g.kH * g.kW) / static_cast<double>(is_forward ? 1 : g.stride_h);
+         static_cast<double>(summed * s.kernel_h * s.kernel_w) /
+         static_cast<double>(s.is_forward ? 1 : s.stride_h);
+}
+
+CorrelationShape shape_of(const Plan& plan) {
+  const ConvGeometry& g = plan.geometry;
+  if (plan.contraction == Contraction::kForward) {
+    return {true, g.Co, g.Ci,       g.oH,       g.oW,         g.iH,        g.iW,
+            g.kH, g.kW, g.stride_h, g.stride_w, g.dilation_h, g.dilation_w};
+  }
+  return {false, g.Ci, g.Co,       g.iH,       g.iW,         g.oH,        g.oW,
+          g.kH,  g.kW, g.stride_h, g.stride_w, g.dilation_h, g.dilation_w};
 }
 
 template <class scalar_t>
@@ -99,10 +121,30 @@ double plan_grad_weight(Plan& plan, const Kernels<scalar_t>& k) {
 template <class scalar_t>
 double plan_direct(Plan& plan, const Kernels<scalar_t>& kernels) {
   return plan.contraction == Contraction::kGradWeight ? plan_grad_weight(plan, kernels)
-                                                      : plan_correlation(plan, kernels);
+                                                      : plan_correlation(plan, kernels, shape_of(plan));
 }
 
-template double plan_direct<float>(Plan&, const Kernels<float>&);
-template double plan_direct<double>(Plan&, const Kernels<double>&);
+template <class scalar_t>
+double plan_subpixel(Plan& plan, const Kernels<scalar_t>& kernels) {
+  const ConvGeometry& g = plan.geometry;
+  const SubpixelAxis h = subpixel_axis(g.iH, g.kH, g.stride_h, g.padding_h);
+  const SubpixelAxis w = subpixel_axis(g.iW, g.kW, g.stride_w, g.padding_w);
+  // Longer strides have empty lanes or long gaps in any case, and the products below stay small.
+  if (g.stride_h > 1024 || g.stride_w > 1024) return kNever;
+  const int64_t lanes = g.Ci * g.stride_h * g.stride_w;
+  const CorrelationShape shape{false,  lanes,  g.Co, h.results, w.results, g.oH, g.oW,
+                               h.taps, w.taps, 1,    1,         1,         1};
+  const double cycles = plan_correlation(plan, kernels, shape);
+  // Storing a row of tiles copies pieces of stride_w pixels: about four cycles each, and one for a whole vector.
+  const double pieces = static_cast<double>(h.results * w.results) * static_cast<double>(g.Ci * g.stride_h);
+  return cycles + pieces * (4 + static_cast<double>(g.stride_w) / kernels.lanes);
+}
+
+#define TCE_INSTANTIATE(scalar_t)                                         \
+  template double plan_direct<scalar_t>(Plan&, const Kernels<scalar_t>&); \
+  template double plan_subpixel<scalar_t>(Plan&, const Kernels<scalar_t>&);
+TCE_INSTANTIATE(float)
+TCE_INSTANTIATE(double)
+#undef TCE_INSTANTIATE
 
 }  // namespace tce

@@ -10,12 +10,12 @@
 
 namespace tce {
 
-// Tuned constants were chosen on a 2-core AMD EPYC (Zen 4, 32 KiB L1, 1 MiB L2 per core), 2026-11, with the layers
-// of `python -m torch_conv_ext bench`; they are sizes of caches and of sums, not of single layers.
+// Tuned constants were chosen on a 2-core AMD EPYC (Zen 4, 32 KiB L1, 1 MiB L2 per core), 2026-11, with the
+// layers of `python -m torch_conv_ext bench`; they are sizes of caches and of sums, not of single layers.
 
-// Terms summed in registers before the sum goes to memory. Short sums keep the rounding error low (error grows with
-// the length of a run: blocked summation, Higham, Accuracy and Stability of Numerical Algorithms, 2nd ed., 4.2);
-// long ones amortise the tile's load and store.
+// Terms summed in registers before the sum goes to memory. Short sums keep the rounding error low (error
+// grows with the length of a run: blocked summation, Higham, Accuracy and Stability of Numerical Algorithms,
+// 2nd ed., 4.2); long ones amortise the tile's load and store.
 constexpr int64_t kTerms = 320;
 // Kernel elements in a block at most, whatever their number of channels.
 constexpr int64_t kKernelElements = 256;
@@ -28,8 +28,8 @@ constexpr int64_t kTileBytes = 1024 * 1024;
 // A plan that needs more scratch than this is declined.
 constexpr int64_t kScratchBytes = 8 * 1024 * 1024;
 
-// Cycles of Winograd's transforms of one tile, or kernel, and one vector of channels, with its packing (measured on
-// Zen 4).
+// Cycles of Winograd's transforms of one tile, or kernel, and one vector of channels,
+// with its packing (measured on Zen 4).
 constexpr double kWinogradInput = 300, kWinogradKernel = 110, kWinogradOutput = 200;
 
 // The largest part of total cut into equal parts of at most `limit`.
@@ -47,8 +47,8 @@ double step_cycles(const Kernels<scalar_t>& k, int64_t mr, int64_t nv) {
   return std::max({fma, loads, 4.0});
 }
 
-// Cycles for one step over a result of `count` rows and `vectors` vectors of channels, cut into tiles of nv
-// vectors.
+// Cycles for one step over a result of `count` rows and `vectors` vectors of
+// channels, cut into tiles of nv vectors.
 template <class scalar_t>
 double tiling_cycles(const Kernels<scalar_t>& k, int64_t count, int64_t vectors, int nv) {
   const auto panels = [&](int64_t panel_vectors) {
@@ -71,8 +71,8 @@ double choose_tile(Plan& plan, const Kernels<scalar_t>& k, int64_t count, int64_
   for (int nv = 1; nv <= kMaxVectors && nv <= vectors; ++nv) {
     if (!k.max_rows[nv]) continue;
     const double cycles = tiling_cycles(k, count, vectors, nv);
-    // Of tiles with equal cycles the one that reads fewer bytes for an FMA: what L1 does not hold comes from
-    // L2.
+    // Of tiles with equal cycles the one that reads fewer bytes for an FMA: what
+    // L1 does not hold comes from L2.
     const int64_t mr = std::min<int64_t>(count, k.max_rows[nv]);
     const double bytes =
         static_cast<double>((mr + nv * k.lanes) * sizeof(scalar_t)) / static_cast<double>(mr * nv);
@@ -88,8 +88,8 @@ double choose_tile(Plan& plan, const Kernels<scalar_t>& k, int64_t count, int64_
   return best;
 }
 
-// How far apart the sources of an axis lie (bounds of what make_row_slots and make_source_runs in pack.h lay
-// out).
+// How far apart the sources of an axis lie (bounds of what make_row_slots and
+// make_source_runs in pack.h lay out).
 struct AxisBound {
   int64_t out_size, source_size, out_step, source_step;
   int64_t taps;       // of a phase, at most
@@ -104,8 +104,8 @@ inline AxisBound axis_bound(bool is_forward, int64_t o, int64_t i, int64_t k, in
   return {i, o, stride, 1, ceil_div(k, residues), ((k - 1) * dilation + stride) / stride + 1, 1};
 }
 
-// Source rows that `rows` consecutive result rows read; consecutive over the images, so some may be the next
-// image's.
+// Source rows that `rows` consecutive result rows read; consecutive over the
+// images, so some may be the next image's.
 inline int64_t slots_bound(const AxisBound& a, int64_t rows) {
   const int64_t images = a.out_size > 0 ? (rows - 1) / a.out_size + (rows > 1 ? 2 : 1) : 1;
   const int64_t dense = ceil_div(rows * a.source_step, a.out_step) + images * (a.taps_span + 2);
@@ -123,6 +123,8 @@ inline int64_t width_bound(const AxisBound& a, int64_t cols) {
 // core. The cycles compare algorithms with each other; they are no prediction of time.
 template <class scalar_t>
 double plan_direct(Plan& plan, const Kernels<scalar_t>& kernels);
+template <class scalar_t>
+double plan_subpixel(Plan& plan, const Kernels<scalar_t>& kernels);
 template <class scalar_t>
 double plan_winograd(Plan& plan, const Kernels<scalar_t>& kernels);
 template <class scalar_t>

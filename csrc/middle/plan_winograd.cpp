@@ -1,5 +1,5 @@
-// The plan of Winograd F(4x4, 3x3) (winograd.cpp, winograd_weight.cpp). Rows and columns count tiles of 4x4
-// pixels.
+// The plan of Winograd F(4x4, 3x3) (winograd.cpp, winograd_weight.cpp). Rows and
+// columns count tiles of 4x4 pixels.
 
 #include <algorithm>
 

@@ -1,8 +1,8 @@
-// Two algorithms on packed planes, for layers whose groups have few channels. A tap is one offset for all
-// pixels of a plane, so neither knows about rows, stride or padding.
+// Two algorithms on packed planes, for layers whose groups have few channels. A tap is one offset into the
+// planes for all pixels of a phase, so neither packs per row of the result.
 //
-//   pixels    lanes are pixels, a tile's rows are a group's result channels: few result channels (RGB heads,
-//   ResNeXt) lanewise  lanes are groups: one or few channels per group, many groups (depthwise)
+//   pixels     lanes are pixels, a tile's rows a group's result channels    few of these: RGB heads, ResNeXt
+//   lanewise   lanes are groups, a tile's rows pixels (grad_weight: kw)     many small groups: depthwise
 
 #pragma once
 

@@ -1,6 +1,6 @@
-// Scratch memory: one buffer per thread, kept between calls, cut into pieces by a Scratch. The plan states
-// how much a job needs, so the buffer never grows beyond the largest plan's bound, however many shapes pass
-// by.
+// Scratch memory: one buffer per thread, kept between calls, cut into pieces by a Scratch.
+// The plan states how much a job needs, so the buffer never grows beyond the largest
+// plan's bound, however many shapes pass by.
 
 #pragma once
 
@@ -11,8 +11,8 @@
 
 namespace tce {
 
-// Tests only: fill scratch and results with NaN before use, so that an element read before it is written is
-// seen.
+// Tests only: fill scratch and results with NaN before use, so that an element
+// read before it is written is seen.
 void set_poison(bool on);
 bool poison();
 
@@ -24,8 +24,8 @@ constexpr int64_t scratch_bytes(int64_t count, int64_t element_size) {
   return (count * element_size + 63) / 64 * 64;
 }
 
-// Throws if `count` elements are more than a piece of `bytes` bytes holds: a plan that promised too little is a defect
-// of ours, and is stopped before memory is overwritten.
+// Throws if `count` elements are more than a piece of `bytes` bytes holds: a plan that promised too little is
+// a defect of ours, and is stopped before memory is overwritten.
 inline void check_fits(int64_t count, int64_t element_size, int64_t bytes) {
   if (count * element_size > bytes)
     throw std::logic_error("torch_conv_ext: scratch bound of the plan exceeded");

@@ -3,15 +3,18 @@
 //
 // Loops, outermost first, with what each holds:
 //
-//   item (group, chunk of tile rows and columns, panels)      one thread; disjoint results
-//     channel group (lanes channels)     source packed: [slot][width][lanes]; transformed:
-//     V[36][group][tile][lanes] panel (nv * lanes channels)
-//       channel block (c_block)          weights packed, transformed: U[36][c][panel lanes] L2
-//         plane, tiles (mr)              microkernel: M[36][tile][panel lanes] += V * U registers
-//       tile row                         outputs: A^T M A -> [4][4 * tiles][panel lanes] -> the tensor L1
+//   item (group, chunk of tiles, panels)   one thread; disjoint results
+//     channel group (lanes channels)       source packed: [slot][width][lanes]
+//                                          transformed: V[36][group][tile][lanes]
+//     panel (nv * lanes channels)
+//       channel block (c_block)            weights packed: [c][kh][kw][panel lanes]
+//                                          transformed: U[36][c][panel lanes]               L2
+//         plane, tiles (mr)                microkernel: M[36][tile][panel lanes] += V * U   registers
+//       tile row                           A^T M A: [4][4 * tiles][panel lanes]             L1
+//                                          then to the tensor, unless it is not finite
 //
-// The weights are transformed anew for each item: nothing is shared between threads, and nothing outlives the
-// call.
+// The weights are transformed anew for each item: nothing is shared between
+// threads, and nothing outlives the call.
 
 #include "winograd.h"
 
@@ -210,8 +213,8 @@ class Worker {
 template <class scalar_t>
 void winograd_correlate(const Correlation<scalar_t>& c, const Plan& plan, const Plan& direct,
                         const Kernels<scalar_t>& kernels, int threads) {
-  // With stride 1 the three taps of an axis read neighbouring positions, in ascending or descending order of
-  // k.
+  // With stride 1 the three taps of an axis read neighbouring positions, in
+  // ascending or descending order of k.
   const std::vector<Tap> taps_h = c.rows({0, 3}).phases.at(0).taps, taps_w = c.cols({0, 3}).phases.at(0).taps;
   const int64_t first_h = std::min(taps_h[0].source, taps_h[2].source);
   const int64_t first_w = std::min(taps_w[0].source, taps_w[2].source);

@@ -48,8 +48,8 @@ void each_tile_row(scalar_t* packed, const RowSlots& rows, const SourceRuns& col
   }
 }
 
-// Distance of the 36 planes: a few vectors more than their size, or they would compete for the same cache
-// sets.
+// Distance of the 36 planes: a few vectors more than their size, or they
+// would compete for the same cache sets.
 constexpr int64_t plane_stride(int64_t elements, int64_t lanes) {
   return elements + 3 * lanes;
 }

@@ -1,12 +1,13 @@
-// grad_weight by Winograd F(4x4, 3x3): dW = G^T [ sum over tiles of (B^T d B) . (A dY A^T) ] G
-// (back/winograd.inl).
+// grad_weight by Winograd F(4x4, 3x3), with the matrices of back/winograd.inl:
+//
+//   dW = G^T [ sum over tiles of (B^T d B) . (A dY A^T) ] G        d: the 6x6 pixels of X that a tile reads
 //
 // Loops, outermost first, with what each holds:
 //
-//   item (group, channels, panels)         one thread; its sums in scratch: D[panel][36][ci][panel lanes]
-//     chunk of tiles, in order             source packed and transformed: V[36][tile][ci]
-//       panel (nv * lanes channels co)     dY packed and transformed: Y[36][tile][panel lanes] L2
-//         plane, channels (mr)             microkernel: D += sum over the chunk's tiles of V * Y registers
+//   item (group, channels, panels)        one thread; its sums: D[panel][36][ci][panel lanes]
+//     chunk of tiles, in order            X packed, transformed: V[36][tile][ci]
+//       panel (nv * lanes channels co)    dY packed, transformed: Y[36][tile][panel lanes]   L2
+//         plane, channels (mr)            microkernel: D += sum over the tiles of V * Y      registers
 //   then: D transformed to 3x3, and to the tensor
 //
 // The chunks are fixed by the geometry and summed in order: the same bits for any number of threads.
