@@ -33,6 +33,10 @@ bool winograd_applies(const ConvGeometry& g) {
 
 }  // namespace
 
+bool batch_is_row(const ConvGeometry& g) {
+  return is_pointwise(g) && g.iH == 1 && g.iW == 1;
+}
+
 bool kernel_row_merges(const ConvGeometry& g) {
   return g.kW > 1 && g.dilation_w == 1 && g.stride_w <= std::min<int64_t>(g.kW, kKernelElements);
 }
@@ -71,6 +75,7 @@ Candidates make_candidates(Contraction contraction, const ConvGeometry& geometry
   common.isa = table.isa;
   common.element_size = sizeof(scalar_t);
   common.geometry = pixels_merge && is_pointwise(geometry) ? flattened(geometry) : geometry;
+  if (batch_is_row(geometry)) common.geometry.iW = common.geometry.oW = kBatchRow;
   common.geometry.N = 0;
   const Kernels<scalar_t>& kernels = kernels_of<scalar_t>(table);
 

@@ -15,17 +15,26 @@ bool rows_merge(const TensorView<T>& t, int64_t w) {
 }  // namespace
 
 template <class scalar_t>
-void run(Contraction contraction, const ConvGeometry& geometry, const Operands<scalar_t>& t,
+void run(Contraction contraction, const ConvGeometry& geometry, const Operands<scalar_t>& operands,
          const PlanOptions& options, const KernelTable& table, int threads) {
   const bool weight = contraction == Contraction::kGradWeight;
   // forward and grad_input read a and write the result, grad_weight reads a and b; a 1x1 kernel has iW == oW.
-  const bool merge = rows_merge(t.a, geometry.iW) &&
-                     (weight ? rows_merge(t.b, geometry.iW) : rows_merge(t.result, geometry.iW));
+  const bool merge =
+      rows_merge(operands.a, geometry.iW) &&
+      (weight ? rows_merge(operands.b, geometry.iW) : rows_merge(operands.result, geometry.iW));
   const Plan plan = make_plan<scalar_t>(contraction, geometry, merge, options, table);
   // Winograd leaves what is not finite to the direct algorithm.
   const Plan direct = plan.algorithm == Algorithm::kWinograd ? make_direct_plan<scalar_t>(plan, table) : plan;
   ConvGeometry g = plan.geometry;
-  g.N = geometry.N;
+  Operands<scalar_t> t = operands;
+  if (batch_is_row(geometry)) {
+    g.N = 1;
+    g.iW = g.oW = geometry.N;
+    t.a.stride[3] = t.a.stride[0];
+    (weight ? t.b.stride : t.result.stride)[3] = (weight ? t.b.stride : t.result.stride)[0];
+  } else {
+    g.N = geometry.N;
+  }
   const Kernels<scalar_t>& kernels = kernels_of<scalar_t>(table);
   switch (contraction) {
     case Contraction::kForward:
