@@ -113,10 +113,10 @@ LAYOUTS: dict[str, Callable[[Tensor], Tensor]] = {
     **{layout: partial(_expanded, layout=layout) for layout in EXPANDED},
 }
 
-# Pairs for the two operands. The last pairs are what autograd sends: the gradient of sum() is all stride 0.
 # The algorithms a test may ask for; each applies to some geometries and contractions only.
 ALGORITHMS = ["direct", "winograd", "pixels", "lanewise", "subpixel"]
 
+# Pairs for the two operands. The last pairs are what autograd sends: the gradient of sum() is all stride 0.
 LAYOUT_PAIRS = [
     ("contiguous", "contiguous"),
     ("channels_last", "channels_last"),

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import re
 import struct
 import sys
 from pathlib import Path
@@ -249,15 +248,3 @@ def test_accuracy_counts_the_right_ones() -> None:
     identity = nn.Identity()
     logits = torch.eye(4)
     assert train_digits.accuracy(identity, logits, torch.tensor([0, 1, 2, 0])) == 0.75
-
-
-# --- README ---
-
-
-def test_the_readme_code_runs() -> None:
-    """Each Python block of README.md is a program of its own."""
-    readme = Path(__file__).resolve().parents[1] / "README.md"
-    blocks = re.findall(r"^```python\n(.*?)^```", readme.read_text(), flags=re.MULTILINE | re.DOTALL)
-    assert len(blocks) >= 3
-    for block in blocks:
-        exec(compile(block, str(readme), "exec"), {})

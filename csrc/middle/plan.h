@@ -86,8 +86,8 @@ Candidates make_candidates(Contraction contraction, const ConvGeometry& geometry
 template <class scalar_t>
 Plan make_direct_plan(const Plan& plan, const KernelTable& table);
 
-// Images of one pixel and a kernel of one element (a fully connected layer): the samples are taken as the pixels of
-// one row. The plan is made for a row of kBatchRow pixels, whatever the batch, and serves rows of any length.
+// Images of one pixel and a kernel of one element (a fully connected layer): the samples are taken as the
+// pixels of one row. The plan is made for a row of kBatchRow pixels, whatever the batch, and serves any.
 bool batch_is_row(const ConvGeometry& geometry);
 constexpr int64_t kBatchRow = 64;
 

@@ -135,7 +135,7 @@ double plan_subpixel(Plan& plan, const Kernels<scalar_t>& kernels) {
   const CorrelationShape shape{false,  lanes,  g.Co, h.results, w.results, g.oH, g.oW,
                                h.taps, w.taps, 1,    1,         1,         1};
   const double cycles = plan_correlation(plan, kernels, shape);
-  // Storing a row of tiles copies pieces of stride_w pixels: about four cycles each, and one for a whole vector.
+  // Storing a row of tiles copies pieces of stride_w pixels: about four cycles each, and one for a vector.
   const double pieces = static_cast<double>(h.results * w.results) * static_cast<double>(g.Ci * g.stride_h);
   return cycles + pieces * (4 + static_cast<double>(g.stride_w) / kernels.lanes);
 }

@@ -14,8 +14,8 @@ SubpixelAxis subpixel_axis(int64_t i_size, int64_t k, int64_t stride, int64_t pa
 
 namespace {
 
-// Calls visit(lane, o, r_h, r_w, length) for the pieces of [first, first + valid) that share o and r_h: neighbouring
-// pixels of a row. `lane` counts from `first`.
+// Calls visit(lane, o, r_h, r_w, length) for the pieces of [first, first + valid) that share o and r_h:
+// neighbouring pixels of a row. `lane` counts from `first`.
 template <class F>
 void each_piece(const Subpixel& s, int64_t first, int64_t valid, F&& visit) {
   for (int64_t lane = 0; lane < valid;) {

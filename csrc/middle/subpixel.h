@@ -1,10 +1,12 @@
-// grad_input with a stride, few result channels: the pixels that share their sources lie in the lanes of a tile.
+// grad_input with a stride and few result channels: the pixels that share their sources lie in the lanes of a
+// tile.
 //
-// dX[c, a*S + r] reads dY[., a - q] with the kernel's element r + q*S, for every residue r alike. So S_h * S_w pixels of
-// O channels are one correlation with O * S_h * S_w channels, stride 1 and ceil(k / S) taps, whose result is shuffled
-// into place:
+// dX[c, a*S + r - padding] reads dY[., a - q] with the kernel's element r + q*S, for every residue r alike.
+// So S_h * S_w pixels of O channels are one correlation with O * S_h * S_w channels, stride 1 and ceil(k / S)
+// taps, whose result is shuffled into place:
 //
-//   lane (o, r_h, r_w) of result (a_h, a_w)   ->   channel o, pixel (a_h*S_h + r_h - padding_h, a_w*S_w + r_w - padding_w)
+//   lane (o, r_h, r_w) of result (a_h, a_w)
+//       ->  channel o, pixel (a_h*S_h + r_h - padding_h, a_w*S_w + r_w - padding_w)
 //
 // The loops are the direct algorithm's (correlate.cpp), which packs weights and stores rows through here.
 
