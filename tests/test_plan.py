@@ -19,7 +19,7 @@ MIB = 1 << 20
 ALGORITHMS = {
     "forward": {"direct", "winograd", "pixels", "lanewise"},
     "grad_input": {"direct", "winograd", "pixels", "lanewise", "subpixel"},
-    "grad_weight": {"direct", "winograd", "lanewise"},
+    "grad_weight": {"direct", "winograd", "lanewise", "exchanged"},
 }
 
 # "A few MiB per thread", whatever the layer.

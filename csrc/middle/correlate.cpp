@@ -269,6 +269,7 @@ template <class scalar_t>
 void correlate_as_planned(const Correlation<scalar_t>& c, const Plan& plan, const Plan& direct,
                           const Kernels<scalar_t>& kernels, int threads) {
   switch (plan.algorithm) {
+    case Algorithm::kExchanged:  // of grad_weight only
     case Algorithm::kDirect:
     case Algorithm::kSubpixel:  // direct, of another view of the result: grad_input.cpp
       return correlate(c, plan, kernels, threads);

@@ -62,6 +62,8 @@ const char* name_of(Algorithm algorithm) {
       return "pixels";
     case Algorithm::kSubpixel:
       return "subpixel";
+    case Algorithm::kExchanged:
+      return "exchanged";
     default:
       return "lanewise";
   }
@@ -103,6 +105,10 @@ Candidates make_candidates(Contraction contraction, const ConvGeometry& geometry
        : geometry.stride_h * geometry.stride_w == 1     ? "it needs a stride"
        : geometry.dilation_h * geometry.dilation_w != 1 ? "it needs dilation 1"
                                                         : nullptr);
+  plan(Algorithm::kExchanged, plan_exchanged<scalar_t>,
+       contraction != Contraction::kGradWeight                         ? "it computes grad_weight only"
+       : geometry.stride_h * geometry.stride_w != 1 || geometry.G != 1 ? "it needs stride 1 and one group"
+                                                                       : nullptr);
   return candidates;
 }
 
@@ -162,6 +168,8 @@ const char* tile_text(const Plan& p) {
       return kernel_row_merges(p.geometry) ? "rows are (kw, ci), lanes are co" : "rows are ci, lanes are co";
     case Algorithm::kWinograd:
       return weight ? "rows are ci, lanes are co" : "rows are tiles of 4x4 pixels, lanes are result channels";
+    case Algorithm::kExchanged:
+      return kernel_row_merges(p.geometry) ? "rows are (kw, co), lanes are ci" : "rows are co, lanes are ci";
     case Algorithm::kSubpixel:
       return "rows are results of stride 1, lanes are (channel, pixel of the stride)";
     case Algorithm::kPixels:

@@ -20,8 +20,8 @@
 namespace tce {
 
 enum class Contraction { kForward, kGradInput, kGradWeight };
-enum class Algorithm { kDirect, kWinograd, kPixels, kLanewise, kSubpixel };
-constexpr int kAlgorithms = 5;
+enum class Algorithm { kDirect, kWinograd, kPixels, kLanewise, kSubpixel, kExchanged };
+constexpr int kAlgorithms = 6;
 
 const char* name_of(Contraction contraction);
 const char* name_of(Algorithm algorithm);

@@ -140,8 +140,24 @@ double plan_subpixel(Plan& plan, const Kernels<scalar_t>& kernels) {
   return cycles + pieces * (4 + static_cast<double>(g.stride_w) / kernels.lanes);
 }
 
-#define TCE_INSTANTIATE(scalar_t)                                         \
-  template double plan_direct<scalar_t>(Plan&, const Kernels<scalar_t>&); \
+// With stride 1, X and dY may exchange their roles in grad_weight: over the pixels i of X,
+//     dW[co, ci, k] = sum of X[ci, i] * dY[co, i + padding - k*dilation],
+// which is the weight gradient [ci, co] of the kernel turned round, k' = kernel - 1 - k, with another padding.
+// Lanes are then ci, which pays where there are few co.
+template <class scalar_t>
+double plan_exchanged(Plan& plan, const Kernels<scalar_t>& kernels) {
+  const ConvGeometry g = plan.geometry;
+  ConvGeometry& e = plan.geometry;
+  e.Ci = g.Co, e.Co = g.Ci;
+  e.iH = g.oH, e.iW = g.oW, e.oH = g.iH, e.oW = g.iW;
+  e.padding_h = (g.kH - 1) * g.dilation_h - g.padding_h;
+  e.padding_w = (g.kW - 1) * g.dilation_w - g.padding_w;
+  return plan_grad_weight(plan, kernels);
+}
+
+#define TCE_INSTANTIATE(scalar_t)                                            \
+  template double plan_direct<scalar_t>(Plan&, const Kernels<scalar_t>&);    \
+  template double plan_exchanged<scalar_t>(Plan&, const Kernels<scalar_t>&); \
   template double plan_subpixel<scalar_t>(Plan&, const Kernels<scalar_t>&);
 TCE_INSTANTIATE(float)
 TCE_INSTANTIATE(double)

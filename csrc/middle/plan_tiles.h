@@ -126,6 +126,8 @@ double plan_direct(Plan& plan, const Kernels<scalar_t>& kernels);
 template <class scalar_t>
 double plan_subpixel(Plan& plan, const Kernels<scalar_t>& kernels);
 template <class scalar_t>
+double plan_exchanged(Plan& plan, const Kernels<scalar_t>& kernels);
+template <class scalar_t>
 double plan_winograd(Plan& plan, const Kernels<scalar_t>& kernels);
 template <class scalar_t>
 double plan_pixels(Plan& plan, const Kernels<scalar_t>& kernels);

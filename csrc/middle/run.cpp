@@ -12,6 +12,14 @@ bool rows_merge(const TensorView<T>& t, int64_t w) {
   return t.stride[2] == w * t.stride[3];
 }
 
+// The operands of plan_exchanged (plan_direct.cpp): X and dY change places, dW its channels, and its kernel is
+// turned round.
+template <class scalar_t>
+Operands<scalar_t> exchanged(const Operands<scalar_t>& t, const ConvGeometry& g) {
+  const auto [so, si, sh, sw] = t.result.stride;
+  return {t.b, t.a, nullptr, {t.result.data + (g.kH - 1) * sh + (g.kW - 1) * sw, {si, so, -sh, -sw}}};
+}
+
 }  // namespace
 
 template <class scalar_t>
@@ -35,6 +43,7 @@ void run(Contraction contraction, const ConvGeometry& geometry, const Operands<s
   } else {
     g.N = geometry.N;
   }
+  if (plan.algorithm == Algorithm::kExchanged) t = exchanged(t, g);
   const Kernels<scalar_t>& kernels = kernels_of<scalar_t>(table);
   switch (contraction) {
     case Contraction::kForward:
