@@ -74,9 +74,12 @@ double plan_pixels(Plan& plan, const Kernels<scalar_t>& k) {
   });
   if (source(plan.rows) > 2 * kSourceBytes || line(plan.rows) * kept * es > 2 * kTileBytes) return kNever;
 
-  // The pixels of a phase, on one line with the padding between rows.
-  const int64_t rows = std::min(plan.rows, s.out_h);
-  const int64_t pixels = (ceil_div(rows, s.h.out_step) - 1) * width + ceil_div(plan.cols, s.w.out_step);
+  // The pixels of a phase, on one line with the padding between rows: as long as it is for most layers, whose taps
+  // all meet the image, not as long as it may be.
+  const int64_t rows = std::min(plan.rows, s.out_h), results = ceil_div(plan.cols, s.w.out_step);
+  const int64_t line_width =
+      s.w.classes * (results + std::min(s.w.taps_span, s.w.source_size) / s.w.source_step);
+  const int64_t pixels = (ceil_div(rows, s.h.out_step) - 1) * line_width + results;
   const int64_t vectors = std::max<int64_t>(1, ceil_div(pixels, k.lanes));
   double best = kNever;
   for (int nv = 1; nv <= kMaxVectors; ++nv) {
