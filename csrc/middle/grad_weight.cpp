@@ -53,6 +53,7 @@ class Worker {
         nh_(item.kh.end - item.kh.begin),
         nw_(item.kw.end - item.kw.begin),
         merged_(kernel_row_merges(g)),
+        pixel_(merged_ ? channels_ : odd_lines(channels_, sizeof(scalar_t))),
         rows_(forward_axis(g.oH, g.iH, item.kh, g.stride_h, g.padding_h, g.dilation_h)),
         cols_(forward_axis(g.oW, g.iW, item.kw, g.stride_w, g.padding_w, g.dilation_w)) {
     const auto take = [&](int64_t bytes) {
@@ -83,9 +84,9 @@ class Worker {
     const SourceRuns columns = make_source_runs(cols_, col_first, col_last, merged_);
     TensorView<const scalar_t> x = t_.a;
     x.data += (item_.g * g_.Ci + item_.ci.begin) * x.stride[1];
-    check_fits(static_cast<int64_t>(rows.source.size()) * channels_ * columns.length, sizeof(scalar_t),
+    check_fits(static_cast<int64_t>(rows.source.size()) * pixel_ * columns.length, sizeof(scalar_t),
                plan_.source_bytes);
-    pack_pixel_major(kernels_, x, channels_, channels_, g_.iW, rows, columns, source_);
+    pack_pixel_major(kernels_, x, channels_, pixel_, g_.iW, rows, columns, source_, true);
     const int64_t cols = col_last - col_first, pixels = (row_last - row_first) * cols;
     // The runs count columns from the image's first; steps count from the chunk's.
     const int64_t shift = col_first * columns.out_step;
@@ -98,11 +99,10 @@ class Worker {
         scalar_t* tiles = tiles_ + ((p - item_.panel_first) * nh_ + h) * nw_ * channels_ * lanes_;
         const scalar_t* dy = dy_ + (p - item_.panel_first) * pixels * lanes_;
         if (merged_) {
-          sum_tiles(p, source_ + (columns.start[0][0] + shift) * channels_, dy, inner, nw_ * channels_,
-                    tiles);
+          sum_tiles(p, source_ + (columns.start[0][0] + shift) * pixel_, dy, inner, nw_ * channels_, tiles);
         } else {
           for (int64_t w = 0; w < nw_; ++w) {
-            sum_tiles(p, source_ + (columns.start[0][w] + shift) * channels_, dy, inner, channels_,
+            sum_tiles(p, source_ + (columns.start[0][w] + shift) * pixel_, dy, inner, channels_,
                       tiles + w * channels_ * lanes_);
           }
         }
@@ -131,7 +131,7 @@ class Worker {
       const int32_t slot = rows.slot[r * rows.max_taps + h];
       if (slot < 0) continue;
       for (int64_t i = 0; i < cols; ++i, ++step) {
-        step->a = static_cast<int32_t>((slot * columns.length + i * columns.out_step) * channels_);
+        step->a = static_cast<int32_t>((slot * columns.length + i * columns.out_step) * pixel_);
         step->b = static_cast<int32_t>((r * cols + i) * lanes_);
       }
     }
@@ -185,6 +185,7 @@ class Worker {
   Scratch scratch_;
   const int64_t lanes_, channels_, nh_, nw_;
   const bool merged_;
+  const int64_t pixel_;  // from pixel to pixel of the packed source; merged kernel rows leave no gap
   const Axis rows_, cols_;
   scalar_t *source_, *dy_, *tiles_;
   KStep* steps_;

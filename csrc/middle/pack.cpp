@@ -143,14 +143,14 @@ void pack_channel_major(const Kernels<scalar_t>& kernels, const TensorView<const
 template <class scalar_t>
 void pack_pixel_major(const Kernels<scalar_t>& kernels, const TensorView<const scalar_t>& x, int64_t channels,
                       int64_t stride, int64_t source_w, const RowSlots& rows, const SourceRuns& columns,
-                      scalar_t* dst) {
+                      scalar_t* dst, bool loose) {
   const auto [sn, sc, sh, sw] = x.stride;
   for (const RowSlots::Source& source : rows.source) {
     const scalar_t* src = x.data + source.n * sn + source.position * sh;
     for (const SourceRuns::Run& run : columns.runs) {
       const KRange valid = inside(run, columns.step, source_w);
       scalar_t* d = dst + run.base * stride;
-      if (channels < stride) {
+      if (channels < stride && !loose) {
         std::fill(d, d + run.count * stride, scalar_t(0));
       } else {
         std::fill(d, d + valid.begin * stride, scalar_t(0));
@@ -228,7 +228,7 @@ void pack_weight(const Kernels<scalar_t>& kernels, const WeightView<scalar_t>& w
                                              scalar_t*);                                                  \
   template void pack_pixel_major<scalar_t>(const Kernels<scalar_t>&, const TensorView<const scalar_t>&,   \
                                            int64_t, int64_t, int64_t, const RowSlots&, const SourceRuns&, \
-                                           scalar_t*);                                                    \
+                                           scalar_t*, bool);                                              \
   template void pack_planes<scalar_t>(const Kernels<scalar_t>&, const scalar_t*, const PlaneStrides&,     \
                                       int64_t, int64_t, int64_t, const SourceRuns&, const SourceRuns&,    \
                                       scalar_t*);                                                         \

@@ -21,6 +21,13 @@ namespace tce {
 
 // The source rows of a chunk of result rows. Result rows are numbered over the whole batch:
 // row = n * out_size + out.
+// The distance of packed lines of `elements` elements that a sum walks across: an odd number of cache lines, or lines
+// of a round length would compete for a few sets of L1.
+constexpr int64_t odd_lines(int64_t elements, int64_t element_size) {
+  const int64_t per_line = 64 / element_size, lines = (elements + per_line - 1) / per_line;
+  return elements <= per_line ? elements : (lines | 1) * per_line;
+}
+
 struct RowSlots {
   struct Source {
     int64_t n, position;
@@ -63,11 +70,11 @@ template <class scalar_t>
 void pack_channel_major(const Kernels<scalar_t>& kernels, const TensorView<const scalar_t>& x,
                         int64_t channels, int64_t source_w, const RowSlots& rows, const SourceRuns& columns,
                         scalar_t* dst);
-// `stride`: from column to column in dst, >= channels; the elements between are zero.
+// `stride`: from column to column in dst, >= channels; the elements between are zero, or with `loose` left as they are.
 template <class scalar_t>
 void pack_pixel_major(const Kernels<scalar_t>& kernels, const TensorView<const scalar_t>& x, int64_t channels,
                       int64_t stride, int64_t source_w, const RowSlots& rows, const SourceRuns& columns,
-                      scalar_t* dst);
+                      scalar_t* dst, bool loose = false);
 
 // The planes of `channels` channels of one image:
 //

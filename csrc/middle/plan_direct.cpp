@@ -13,9 +13,8 @@ namespace {
 
 // Pixels of a chunk: enough to amortise packing the weights for them.
 constexpr int64_t kChunkPixels = 784;
-// grad_weight: pixels that one call sums; longer than kTerms because dW is small
-// and its error is that of many sums.
-constexpr int64_t kSumPixels = 512;
+// grad_weight: pixels that one call sums: their two packed operands have to stay in L1 and L2.
+constexpr int64_t kSumPixels = 256;
 
 // What a plan has to know of a correlation (correlate.h).
 struct CorrelationShape {
@@ -48,7 +47,7 @@ double plan_correlation(Plan& plan, const Kernels<scalar_t>& k, const Correlatio
       summed, std::min(kTerms / std::max<int64_t>(1, h.taps * w.taps), kWeightBytes / (taps * lanes * es)));
 
   const auto source_elements = [&](int64_t rows) {
-    return slots_bound(h, rows) * width_bound(w, plan.cols) * plan.c_block;
+    return slots_bound(h, rows) * odd_lines(width_bound(w, plan.cols), es) * plan.c_block;
   };
   plan.rows = std::max<int64_t>(1, kChunkPixels / std::max<int64_t>(1, plan.cols));
   // A chunk larger than an image only pays where images are small; rows of one image share their sources.
@@ -106,7 +105,8 @@ double plan_grad_weight(Plan& plan, const Kernels<scalar_t>& k) {
       std::min(kTileBytes / (taps * plan.c_block * lanes * es), kWeightBytes / (pixels * lanes * es)), 1,
       std::max<int64_t>(1, panel_count(plan, g.Co)));
 
-  plan.source_bytes = scratch_bytes(source_pixels(plan.rows) * plan.c_block, es);
+  const int64_t pixel = merged ? plan.c_block : odd_lines(plan.c_block, es);
+  plan.source_bytes = scratch_bytes(source_pixels(plan.rows) * pixel, es);
   plan.weight_bytes = scratch_bytes(pixels * lanes * plan.panels, es);
   plan.tile_bytes = scratch_bytes(taps * plan.c_block * lanes * plan.panels, es);
   plan.scratch_bytes =
