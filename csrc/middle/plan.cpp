@@ -123,8 +123,8 @@ Plan make_plan(Contraction contraction, const ConvGeometry& geometry, bool pixel
     if (plan.cycles < best->cycles) best = &plan;
   }
   Plan plan = *best;
-  // What Winograd finds not finite is computed by the direct algorithm, after it.
-  if (plan.algorithm == Algorithm::kWinograd) {
+  // What comes out not finite is computed again by the direct algorithm.
+  if (plan.algorithm == Algorithm::kWinograd || plan.algorithm == Algorithm::kExchanged) {
     plan.scratch_bytes = std::max(plan.scratch_bytes, candidates.plan[0].scratch_bytes);
   }
   return plan;

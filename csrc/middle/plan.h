@@ -29,7 +29,7 @@ const char* name_of(Algorithm algorithm);
 // What the user allows (settings.h), and what a test asks for.
 struct PlanOptions {
   bool winograd = true;
-  int only = -1;  // an Algorithm: take it wherever it applies; tests
+  int only = -1;  // an Algorithm: take it wherever it applies
 };
 
 struct Plan {

@@ -12,12 +12,24 @@ bool rows_merge(const TensorView<T>& t, int64_t w) {
   return t.stride[2] == w * t.stride[3];
 }
 
-// The operands of plan_exchanged (plan_direct.cpp): X and dY change places, dW its channels, and its kernel is
-// turned round.
+// The operands of plan_exchanged (plan_direct.cpp): X and dY change places, dW its channels, and its kernel
+// is turned round.
 template <class scalar_t>
 Operands<scalar_t> exchanged(const Operands<scalar_t>& t, const ConvGeometry& g) {
   const auto [so, si, sh, sw] = t.result.stride;
   return {t.b, t.a, nullptr, {t.result.data + (g.kH - 1) * sh + (g.kW - 1) * sw, {si, so, -sh, -sw}}};
+}
+
+template <class scalar_t>
+bool is_finite(const TensorView<scalar_t>& w, const ConvGeometry& g) {
+  scalar_t sum = 0;  // of zeros while all elements are finite
+  for (int64_t co = 0; co < g.G * g.Co; ++co)
+    for (int64_t ci = 0; ci < g.Ci; ++ci)
+      for (int64_t kh = 0; kh < g.kH; ++kh)
+        for (int64_t kw = 0; kw < g.kW; ++kw)
+          sum +=
+              w.data[co * w.stride[0] + ci * w.stride[1] + kh * w.stride[2] + kw * w.stride[3]] * scalar_t(0);
+  return sum == 0;
 }
 
 }  // namespace
@@ -51,7 +63,14 @@ void run(Contraction contraction, const ConvGeometry& geometry, const Operands<s
     case Contraction::kGradInput:
       return grad_input(plan, direct, g, t, kernels, threads);
     case Contraction::kGradWeight:
-      return grad_weight(plan, direct, g, t, kernels, threads);
+      grad_weight(plan, direct, g, t, kernels, threads);
+  }
+  // Exchanged, an Inf or NaN of X meets the zeros of dY's padding, and spreads; then once more, by the direct
+  // algorithm. (A layer of few result channels has a small dW: looking through it costs nothing.)
+  if (plan.algorithm == Algorithm::kExchanged && !is_finite(operands.result, geometry)) {
+    PlanOptions only_direct = options;
+    only_direct.only = static_cast<int>(Algorithm::kDirect);
+    run(contraction, geometry, operands, only_direct, table, threads);
   }
 }
 
