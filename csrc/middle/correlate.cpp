@@ -83,7 +83,7 @@ class Worker {
     for (const KernelBlock& block : blocks_) {
       const RowSlots rows = make_row_slots(block.rows, item_.row_first, item_.row_last);
       SourceRuns columns = make_source_runs(block.cols, item_.col_first, item_.col_last, false);
-      columns.length = odd_lines(columns.length, sizeof(scalar_t));
+      columns.length = line_stride(columns.length, sizeof(scalar_t));
       int64_t c0 = 0;
       do {  // at least once: without channels the result is the bias
         const int64_t channels = std::min(plan_.c_block, c_.C - c0);

@@ -53,7 +53,7 @@ class Worker {
         nh_(item.kh.end - item.kh.begin),
         nw_(item.kw.end - item.kw.begin),
         merged_(kernel_row_merges(g)),
-        pixel_(merged_ ? channels_ : odd_lines(channels_, sizeof(scalar_t))),
+        pixel_(merged_ ? channels_ : line_stride(channels_, sizeof(scalar_t))),
         rows_(forward_axis(g.oH, g.iH, item.kh, g.stride_h, g.padding_h, g.dilation_h)),
         cols_(forward_axis(g.oW, g.iW, item.kw, g.stride_w, g.padding_w, g.dilation_w)) {
     const auto take = [&](int64_t bytes) {

@@ -19,15 +19,14 @@
 
 namespace tce {
 
-// The source rows of a chunk of result rows. Result rows are numbered over the whole batch:
-// row = n * out_size + out.
-// The distance of packed lines of `elements` elements that a sum walks across: an odd number of cache lines, or lines
-// of a round length would compete for a few sets of L1.
-constexpr int64_t odd_lines(int64_t elements, int64_t element_size) {
-  const int64_t per_line = 64 / element_size, lines = (elements + per_line - 1) / per_line;
-  return elements <= per_line ? elements : (lines | 1) * per_line;
+// The distance of packed lines of `elements` elements that a sum walks across. A round one would make them
+// compete for a few sets of L1; then it is a cache line longer.
+constexpr int64_t line_stride(int64_t elements, int64_t element_size) {
+  return elements * element_size % 256 == 0 ? elements + 64 / element_size : elements;
 }
 
+// The source rows of a chunk of result rows. Result rows are numbered over the whole batch:
+// row = n * out_size + out.
 struct RowSlots {
   struct Source {
     int64_t n, position;

@@ -47,12 +47,12 @@ double plan_correlation(Plan& plan, const Kernels<scalar_t>& k, const Correlatio
       summed, std::min(kTerms / std::max<int64_t>(1, h.taps * w.taps), kWeightBytes / (taps * lanes * es)));
 
   const auto source_elements = [&](int64_t rows) {
-    return slots_bound(h, rows) * odd_lines(width_bound(w, plan.cols), es) * plan.c_block;
+    return slots_bound(h, rows) * (width_bound(w, plan.cols) + 64 / es) * plan.c_block;
   };
   plan.rows = std::max<int64_t>(1, kChunkPixels / std::max<int64_t>(1, plan.cols));
   // A chunk larger than an image only pays where images are small; rows of one image share their sources.
   if (out_h > 0 && plan.rows < out_h) plan.rows = balanced(out_h, plan.rows);
-  while (plan.rows > 1 && source_elements(plan.rows) * es > kSourceBytes) plan.rows = ceil_div(plan.rows, 2);
+  while (plan.rows > 1 && source_elements(plan.rows) * es > kSourceBytes) plan.rows -= ceil_div(plan.rows, 8);
 
   const int64_t pixels = plan.rows * plan.cols;
   plan.panels = std::clamp<int64_t>(kTileBytes / (pixels * lanes * es), 1,
@@ -97,7 +97,7 @@ double plan_grad_weight(Plan& plan, const Kernels<scalar_t>& k) {
         merged ? (plan.cols - 1) * g.stride_w + plan.kw_block + 1 : width_bound(w, plan.cols);
     return slots_bound(h, rows) * width;
   };
-  while (plan.rows > 1 && source_pixels(plan.rows) * es > kSourceBytes) plan.rows = ceil_div(plan.rows, 2);
+  while (plan.rows > 1 && source_pixels(plan.rows) * es > kSourceBytes) plan.rows -= ceil_div(plan.rows, 8);
   const int64_t pixels = plan.rows * plan.cols;
   plan.c_block = balanced(
       g.Ci, std::min(kSourceBytes / (source_pixels(plan.rows) * es), kTileBytes / (taps * lanes * es)));
@@ -105,7 +105,7 @@ double plan_grad_weight(Plan& plan, const Kernels<scalar_t>& k) {
       std::min(kTileBytes / (taps * plan.c_block * lanes * es), kWeightBytes / (pixels * lanes * es)), 1,
       std::max<int64_t>(1, panel_count(plan, g.Co)));
 
-  const int64_t pixel = merged ? plan.c_block : odd_lines(plan.c_block, es);
+  const int64_t pixel = merged ? plan.c_block : plan.c_block + 64 / es;
   plan.source_bytes = scratch_bytes(source_pixels(plan.rows) * pixel, es);
   plan.weight_bytes = scratch_bytes(pixels * lanes * plan.panels, es);
   plan.tile_bytes = scratch_bytes(taps * plan.c_block * lanes * plan.panels, es);
