@@ -49,10 +49,20 @@ double plan_correlation(Plan& plan, const Kernels<scalar_t>& k, const Correlatio
   const auto source_elements = [&](int64_t rows) {
     return slots_bound(h, rows) * (width_bound(w, plan.cols) + 64 / es) * plan.c_block;
   };
-  plan.rows = std::max<int64_t>(1, kChunkPixels / std::max<int64_t>(1, plan.cols));
   // A chunk larger than an image only pays where images are small; rows of one image share their sources.
-  if (out_h > 0 && plan.rows < out_h) plan.rows = balanced(out_h, plan.rows);
-  while (plan.rows > 1 && source_elements(plan.rows) * es > kSourceBytes) plan.rows -= ceil_div(plan.rows, 8);
+  int64_t wanted = std::max<int64_t>(1, kChunkPixels / std::max<int64_t>(1, plan.cols));
+  if (out_h > 0 && wanted < out_h) wanted = balanced(out_h, wanted);
+  const auto fit_rows = [&] {
+    plan.rows = wanted;
+    while (plan.rows > 1 && source_elements(plan.rows) * es > kSourceBytes)
+      plan.rows -= ceil_div(plan.rows, 8);
+  };
+  fit_rows();
+  // Fewer channels at a time rather than few rows, for which the weights would be packed again and again.
+  while (2 * plan.rows < wanted && plan.c_block > 64) {
+    plan.c_block = balanced(summed, plan.c_block / 2);
+    fit_rows();
+  }
 
   const int64_t pixels = plan.rows * plan.cols;
   plan.panels = std::clamp<int64_t>(kTileBytes / (pixels * lanes * es), 1,
