@@ -12,6 +12,10 @@
 //           after the last block: the row of tiles to its tensor, transposed where the layout asks for it
 //
 // Between K blocks the tiles stay in scratch: [panel][row][column][lanes]. Bias is their initial value.
+//
+// Where channels lie side by side (channels_last) nothing is transposed: sources are packed in blocks of a
+// vector of channels, [slot][c / lanes][width][lanes], whose channels are steps of their own; and a full panel's tiles
+// stand in the result itself. The order of the sums is the same, and so are the bits.
 
 #include "correlate.h"
 
@@ -66,14 +70,15 @@ class Worker {
         item_(item),
         scratch_(plan.scratch_bytes),
         lanes_(plan.panel_lanes()),
-        cols_(item.col_last - item.col_first) {
+        cols_(item.col_last - item.col_first),
+        block_(reads_blocks(c, plan) ? kernels.lanes : 1) {
     source_ = scratch_.take<scalar_t>(plan.source_bytes / static_cast<int64_t>(sizeof(scalar_t)));
     weight_ = scratch_.take<scalar_t>(plan.weight_bytes / static_cast<int64_t>(sizeof(scalar_t)));
     tiles_ = scratch_.take<scalar_t>(plan.tile_bytes / static_cast<int64_t>(sizeof(scalar_t)));
     size_t steps = 0;
     for (const KernelBlock& block : blocks)
       steps = std::max(steps, max_taps(block.rows) * max_taps(block.cols));
-    steps_ = scratch_.take<KStep>(static_cast<int64_t>(steps));
+    steps_ = scratch_.take<KStep>(static_cast<int64_t>(steps) * block_);
     // One K block: nothing to keep, every row of tiles is built and stored in the same place.
     const int64_t channel_blocks = std::max<int64_t>(1, ceil_div(c.C, plan.c_block));
     keep_tiles_ = static_cast<int64_t>(blocks.size()) * channel_blocks > 1;
@@ -83,15 +88,19 @@ class Worker {
     for (const KernelBlock& block : blocks_) {
       const RowSlots rows = make_row_slots(block.rows, item_.row_first, item_.row_last);
       SourceRuns columns = make_source_runs(block.cols, item_.col_first, item_.col_last, false);
-      columns.length = line_stride(columns.length, sizeof(scalar_t));
+      if (block_ == 1) columns.length = line_stride(columns.length, sizeof(scalar_t));
       int64_t c0 = 0;
       do {  // at least once: without channels the result is the bias
         const int64_t channels = std::min(plan_.c_block, c_.C - c0);
         TensorView<const scalar_t> source = c_.source;
         source.data += (item_.g * c_.C + c0) * source.stride[1];
-        check_fits(static_cast<int64_t>(rows.source.size()) * channels * columns.length, sizeof(scalar_t),
-                   plan_.source_bytes);
-        pack_channel_major(kernels_, source, channels, c_.source_w, rows, columns, source_);
+        check_fits(static_cast<int64_t>(rows.source.size()) * padded(channels) * columns.length,
+                   sizeof(scalar_t), plan_.source_bytes);
+        if (block_ == 1) {
+          pack_channel_major(kernels_, source, channels, c_.source_w, rows, columns, source_);
+        } else {
+          pack_blocked(kernels_, source, channels, c_.source_w, rows, columns, source_);
+        }
         const bool first = &block == &blocks_.front() && c0 == 0;
         const bool last = &block == &blocks_.back() && c0 + channels >= c_.C;
         for (int64_t p = item_.panel_first; p < item_.panel_last; ++p) {
@@ -103,6 +112,21 @@ class Worker {
   }
 
  private:
+  // Where the pixels of a row lie, in scratch or in the result.
+  struct Tiles {
+    scalar_t* data;
+    int64_t stride;
+  };
+
+  // Where channels lie side by side, and fill their blocks, or nearly: an empty lane costs what a channel costs.
+  static bool reads_blocks(const Correlation<scalar_t>& c, const Plan& plan) {
+    const int64_t whole = ceil_div(c.C, plan.lanes) * plan.lanes;
+    return c.source.stride[1] == 1 && (plan.c_block % plan.lanes == 0 || plan.c_block >= c.C) &&
+           20 * whole <= 23 * c.C;
+  }
+
+  int64_t padded(int64_t channels) const { return ceil_div(channels, block_) * block_; }
+
   static size_t max_taps(const Axis& axis) {
     size_t taps = 0;
     for (const Phase& phase : axis.phases) taps = std::max(taps, phase.taps.size());
@@ -117,58 +141,64 @@ class Worker {
     const int nv = static_cast<int>(ceil_div(valid, kernels_.lanes));
     pack_panel_weight(block, o0, valid, nv * kernels_.lanes, c0, channels);
 
+    const bool in_place = c_.out.stride[1] == 1 && valid == nv * kernels_.lanes && c_.subpixel.lanes() == 1;
     for (int64_t row = item_.row_first; row < item_.row_last; ++row) {
       const int64_t kept = keep_tiles_ ? (panel - item_.panel_first) * (item_.row_last - item_.row_first) +
                                              row - item_.row_first
                                        : 0;
-      scalar_t* tiles = tiles_ + kept * cols_ * lanes_;
+      Tiles tiles{tiles_ + kept * cols_ * lanes_, lanes_};
+      if (in_place) tiles = {result_row(row) + o0, c_.out.stride[3]};
       if (first && c_.bias) start_with_bias(tiles, o0, valid, nv * kernels_.lanes);
       for (size_t phase = 0; phase < block.cols.phases.size(); ++phase) {
         run_phase(block, rows, columns, row, phase, nv, channels, !first || c_.bias, tiles);
       }
-      if (last) store_row(tiles, row, o0, valid);
+      if (last && !in_place) store_row(tiles.data, row, o0, valid);
     }
   }
 
   // The tiles of one row and one column phase.
   void run_phase(const KernelBlock& block, const RowSlots& rows, const SourceRuns& columns, int64_t row,
-                 size_t phase, int nv, int64_t channels, bool accumulate, scalar_t* tiles) {
+                 size_t phase, int nv, int64_t channels, bool accumulate, const Tiles& tiles) {
     const Axis& axis = block.cols;
     const KRange j = phase_range(static_cast<int64_t>(phase), axis.out_step, item_.col_first, item_.col_last);
     const int64_t count = j.end - j.begin;
     if (count <= 0) return;
     const int64_t panel = nv * kernels_.lanes, nw = block.kw.end - block.kw.begin;
+    const int64_t taps = (block.kh.end - block.kh.begin) * nw;
     const std::vector<Tap>& row_taps =
         block.rows.phases[(row % block.rows.out_size) % block.rows.out_step].taps;
     const std::vector<Tap>& col_taps = axis.phases[phase].taps;
     KStep* step = steps_;
-    for (size_t t = 0; t < row_taps.size(); ++t) {
-      const int32_t slot = rows.slot[(row - item_.row_first) * rows.max_taps + t];
-      if (slot < 0) continue;
-      for (size_t u = 0; u < col_taps.size(); ++u) {
-        step->a = static_cast<int32_t>(slot * channels * columns.length + columns.start[phase][u] + j.begin);
-        step->b = static_cast<int32_t>(
-            ((row_taps[t].k - block.kh.begin) * nw + col_taps[u].k - block.kw.begin) * panel);
-        ++step;
+    for (int64_t c = 0; c < block_; ++c) {
+      for (size_t t = 0; t < row_taps.size(); ++t) {
+        const int64_t slot = rows.slot[(row - item_.row_first) * rows.max_taps + t];
+        if (slot < 0) continue;
+        for (size_t u = 0; u < col_taps.size(); ++u, ++step) {
+          const int64_t column = columns.start[phase][u] + j.begin;
+          const int64_t tap = (row_taps[t].k - block.kh.begin) * nw + col_taps[u].k - block.kw.begin;
+          step->a = static_cast<int32_t>(slot * padded(channels) * columns.length + column * block_ + c);
+          step->b = static_cast<int32_t>((c * taps + tap) * panel);
+        }
       }
     }
 
     TileProblem<scalar_t> tile = {};
     tile.steps = steps_;
     tile.inner = step - steps_;
-    tile.outer = channels;
+    tile.outer = ceil_div(channels, block_);
     tile.b = weight_;
-    tile.a_outer = columns.length;
-    tile.b_outer = (block.kh.end - block.kh.begin) * nw * panel;
-    tile.c_stride = axis.out_step * lanes_;
+    tile.a_outer = columns.length * block_;
+    tile.b_outer = taps * panel * block_;
+    tile.c_stride = axis.out_step * tiles.stride;
     tile.accumulate = accumulate;
     const int64_t column = static_cast<int64_t>(phase) + j.begin * axis.out_step - item_.col_first;
+    const auto& microkernel = block_ == 1 ? kernels_.microkernel[nv] : kernels_.microkernel_blocked[nv];
     const int64_t parts = ceil_div(count, kernels_.max_rows[nv]);
     for (int64_t i = 0; i < parts; ++i) {
       const int64_t begin = part_start(count, parts, i), end = part_start(count, parts, i + 1);
-      tile.a = source_ + begin;
-      tile.c_tile = tiles + (column + begin * axis.out_step) * lanes_;
-      kernels_.microkernel[nv][end - begin](tile);
+      tile.a = source_ + begin * block_;
+      tile.c_tile = tiles.data + (column + begin * axis.out_step) * tiles.stride;
+      microkernel[end - begin](tile);
     }
   }
 
@@ -182,27 +212,35 @@ class Worker {
       w.data += o0 * w.lane;
       pack_weight(kernels_, w, valid, panel, channels, block.kh, block.kw, weight_);
     }
+    // The lanes of a block that have no channel are zeros on both sides.
+    const int64_t channel = (block.kh.end - block.kh.begin) * (block.kw.end - block.kw.begin) * panel;
+    std::fill(weight_ + channels * channel, weight_ + padded(channels) * channel, scalar_t(0));
   }
 
-  void start_with_bias(scalar_t* tiles, int64_t o0, int64_t valid, int64_t panel) {
+  void start_with_bias(const Tiles& tiles, int64_t o0, int64_t valid, int64_t panel) {
     const int64_t lanes = c_.subpixel.lanes();
     for (int64_t l = 0; l < panel; ++l) {
-      tiles[l] = l < valid ? c_.bias[(item_.g * c_.O + o0 + l) / lanes] : scalar_t(0);
+      tiles.data[l] = l < valid ? c_.bias[(item_.g * c_.O + o0 + l) / lanes] : scalar_t(0);
     }
-    for (int64_t i = 1; i < cols_; ++i) std::copy_n(tiles, panel, tiles + i * lanes_);
+    for (int64_t i = 1; i < cols_; ++i) std::copy_n(tiles.data, panel, tiles.data + i * tiles.stride);
+  }
+
+  // Where the item's part of a row begins, in the group's first channel.
+  scalar_t* result_row(int64_t row) const {
+    const auto [sn, sc, sh, sw] = c_.out.stride;
+    return c_.out.data + row / c_.out_h * sn + item_.g * c_.O * sc + row % c_.out_h * sh +
+           item_.col_first * sw;
   }
 
   void store_row(const scalar_t* tiles, int64_t row, int64_t o0, int64_t valid) {
     const auto [sn, sc, sh, sw] = c_.out.stride;
-    const int64_t out_h = blocks_.front().rows.out_size, lanes = c_.subpixel.lanes();
-    TensorView<scalar_t> out = c_.out;
-    out.data += row / out_h * sn + item_.g * (c_.O / lanes) * sc;
-    if (lanes > 1) {
-      return store_subpixel_row(kernels_, tiles, lanes_, c_.subpixel, o0, valid, row % out_h, item_.col_first,
-                                cols_, out);
+    if (const int64_t lanes = c_.subpixel.lanes(); lanes > 1) {
+      TensorView<scalar_t> out = c_.out;
+      out.data += row / c_.out_h * sn + item_.g * (c_.O / lanes) * sc;
+      return store_subpixel_row(kernels_, tiles, lanes_, c_.subpixel, o0, valid, row % c_.out_h,
+                                item_.col_first, cols_, out);
     }
-    kernels_.copy_2d({valid, cols_, 1, lanes_, sc, sw}, tiles,
-                     out.data + o0 * sc + row % out_h * sh + item_.col_first * sw);
+    kernels_.copy_2d({valid, cols_, 1, lanes_, sc, sw}, tiles, result_row(row) + o0 * sc);
   }
 
   const Correlation<scalar_t>& c_;
@@ -213,6 +251,7 @@ class Worker {
   Scratch scratch_;
   const int64_t lanes_;  // of a panel
   const int64_t cols_;
+  const int64_t block_;  // channels that lie side by side in the packed source
   scalar_t *source_, *weight_, *tiles_;
   KStep* steps_;
   bool keep_tiles_;

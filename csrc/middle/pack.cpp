@@ -140,27 +140,53 @@ void pack_channel_major(const Kernels<scalar_t>& kernels, const TensorView<const
   }
 }
 
+namespace {
+
+// One row of pack_pixel_major.
+template <class scalar_t>
+void pack_pixels(const Kernels<scalar_t>& kernels, const scalar_t* src, int64_t sc, int64_t sw,
+                 int64_t channels, int64_t stride, int64_t source_w, const SourceRuns& columns, scalar_t* dst,
+                 bool loose) {
+  for (const SourceRuns::Run& run : columns.runs) {
+    const KRange valid = inside(run, columns.step, source_w);
+    scalar_t* d = dst + run.base * stride;
+    if (channels < stride && !loose) {
+      std::fill(d, d + run.count * stride, scalar_t(0));
+    } else {
+      std::fill(d, d + valid.begin * stride, scalar_t(0));
+      std::fill(d + valid.end * stride, d + run.count * stride, scalar_t(0));
+    }
+    if (valid.begin == valid.end) continue;
+    kernels.copy_2d({valid.end - valid.begin, channels, sw * columns.step, sc, stride, 1},
+                    src + (run.position + valid.begin * columns.step) * sw, d + valid.begin * stride);
+  }
+}
+
+}  // namespace
+
 template <class scalar_t>
 void pack_pixel_major(const Kernels<scalar_t>& kernels, const TensorView<const scalar_t>& x, int64_t channels,
                       int64_t stride, int64_t source_w, const RowSlots& rows, const SourceRuns& columns,
                       scalar_t* dst, bool loose) {
   const auto [sn, sc, sh, sw] = x.stride;
   for (const RowSlots::Source& source : rows.source) {
-    const scalar_t* src = x.data + source.n * sn + source.position * sh;
-    for (const SourceRuns::Run& run : columns.runs) {
-      const KRange valid = inside(run, columns.step, source_w);
-      scalar_t* d = dst + run.base * stride;
-      if (channels < stride && !loose) {
-        std::fill(d, d + run.count * stride, scalar_t(0));
-      } else {
-        std::fill(d, d + valid.begin * stride, scalar_t(0));
-        std::fill(d + valid.end * stride, d + run.count * stride, scalar_t(0));
-      }
-      if (valid.begin == valid.end) continue;
-      kernels.copy_2d({valid.end - valid.begin, channels, sw * columns.step, sc, stride, 1},
-                      src + (run.position + valid.begin * columns.step) * sw, d + valid.begin * stride);
-    }
+    pack_pixels(kernels, x.data + source.n * sn + source.position * sh, sc, sw, channels, stride, source_w,
+                columns, dst, loose);
     dst += columns.length * stride;
+  }
+}
+
+template <class scalar_t>
+void pack_blocked(const Kernels<scalar_t>& kernels, const TensorView<const scalar_t>& x, int64_t channels,
+                  int64_t source_w, const RowSlots& rows, const SourceRuns& columns, scalar_t* dst) {
+  const auto [sn, sc, sh, sw] = x.stride;
+  for (const RowSlots::Source& source : rows.source) {
+    for (int64_t c = 0; c < channels; c += kernels.lanes) {
+      pack_pixels(kernels, x.data + source.n * sn + source.position * sh + c * sc, sc, sw,
+                  std::min<int64_t>(kernels.lanes, channels - c), kernels.lanes, source_w, columns, dst,
+                  false);
+      dst += columns.length * kernels.lanes;
+    }
   }
 }
 
@@ -222,17 +248,19 @@ void pack_weight(const Kernels<scalar_t>& kernels, const WeightView<scalar_t>& w
   }
 }
 
-#define TCE_INSTANTIATE(scalar_t)                                                                         \
-  template void pack_channel_major<scalar_t>(const Kernels<scalar_t>&, const TensorView<const scalar_t>&, \
-                                             int64_t, int64_t, const RowSlots&, const SourceRuns&,        \
-                                             scalar_t*);                                                  \
-  template void pack_pixel_major<scalar_t>(const Kernels<scalar_t>&, const TensorView<const scalar_t>&,   \
-                                           int64_t, int64_t, int64_t, const RowSlots&, const SourceRuns&, \
-                                           scalar_t*, bool);                                              \
-  template void pack_planes<scalar_t>(const Kernels<scalar_t>&, const scalar_t*, const PlaneStrides&,     \
-                                      int64_t, int64_t, int64_t, const SourceRuns&, const SourceRuns&,    \
-                                      scalar_t*);                                                         \
-  template void pack_weight<scalar_t>(const Kernels<scalar_t>&, const WeightView<scalar_t>&, int64_t,     \
+#define TCE_INSTANTIATE(scalar_t)                                                                            \
+  template void pack_channel_major<scalar_t>(const Kernels<scalar_t>&, const TensorView<const scalar_t>&,    \
+                                             int64_t, int64_t, const RowSlots&, const SourceRuns&,           \
+                                             scalar_t*);                                                     \
+  template void pack_pixel_major<scalar_t>(const Kernels<scalar_t>&, const TensorView<const scalar_t>&,      \
+                                           int64_t, int64_t, int64_t, const RowSlots&, const SourceRuns&,    \
+                                           scalar_t*, bool);                                                 \
+  template void pack_blocked<scalar_t>(const Kernels<scalar_t>&, const TensorView<const scalar_t>&, int64_t, \
+                                       int64_t, const RowSlots&, const SourceRuns&, scalar_t*);              \
+  template void pack_planes<scalar_t>(const Kernels<scalar_t>&, const scalar_t*, const PlaneStrides&,        \
+                                      int64_t, int64_t, int64_t, const SourceRuns&, const SourceRuns&,       \
+                                      scalar_t*);                                                            \
+  template void pack_weight<scalar_t>(const Kernels<scalar_t>&, const WeightView<scalar_t>&, int64_t,        \
                                       int64_t, int64_t, KRange, KRange, scalar_t*);
 TCE_INSTANTIATE(float)
 TCE_INSTANTIATE(double)

@@ -5,6 +5,7 @@
 // A packed source row holds, for the columns that a chunk reads, zeros where they lie outside the image:
 //
 //   channel-major   [slot][c][width]     direct forward, grad_input: a tile's rows are neighbouring pixels
+//   blocked         [slot][c / lanes][width][lanes]   the same, of a tensor whose channels lie side by side
 //   pixel-major     [slot][width][c]     direct grad_weight: a tile's rows are neighbouring (kw,) c; Winograd
 //   planes          [c][height][width]   pixels; lanewise, with a vector of groups innermost
 
@@ -74,6 +75,11 @@ template <class scalar_t>
 void pack_pixel_major(const Kernels<scalar_t>& kernels, const TensorView<const scalar_t>& x, int64_t channels,
                       int64_t stride, int64_t source_w, const RowSlots& rows, const SourceRuns& columns,
                       scalar_t* dst, bool loose = false);
+
+// dst: blocked, see above; lanes without a channel are zero.
+template <class scalar_t>
+void pack_blocked(const Kernels<scalar_t>& kernels, const TensorView<const scalar_t>& x, int64_t channels,
+                  int64_t source_w, const RowSlots& rows, const SourceRuns& columns, scalar_t* dst);
 
 // The planes of `channels` channels of one image:
 //

@@ -24,6 +24,13 @@ struct CorrelationShape {
   int64_t stride_h, stride_w, dilation_h, dilation_w;
 };
 
+// Whole vectors of channels, so that those of a channels_last source can be packed as they lie; not where that
+// would make sums much longer.
+int64_t whole_vectors(int64_t block, int64_t channels, int64_t lanes) {
+  const int64_t whole = ceil_div(block, lanes) * lanes;
+  return block < channels && 3 * whole <= 4 * block ? whole : block;
+}
+
 template <class scalar_t>
 double plan_correlation(Plan& plan, const Kernels<scalar_t>& k, const CorrelationShape& s) {
   const int es = plan.element_size;
@@ -43,11 +50,13 @@ double plan_correlation(Plan& plan, const Kernels<scalar_t>& k, const Correlatio
   const AxisBound h = bound(out_h, s.source_h, plan.kh_block, s.stride_h, s.dilation_h);
   const AxisBound w = bound(out_w, s.source_w, plan.kw_block, s.stride_w, s.dilation_w);
   const int64_t taps = plan.kh_block * plan.kw_block;
-  plan.c_block = balanced(
-      summed, std::min(kTerms / std::max<int64_t>(1, h.taps * w.taps), kWeightBytes / (taps * lanes * es)));
+  plan.c_block = whole_vectors(balanced(summed, std::min(kTerms / std::max<int64_t>(1, h.taps * w.taps),
+                                                         kWeightBytes / (taps * lanes * es))),
+                               summed, k.lanes);
+  const auto padded = [&] { return ceil_div(plan.c_block, k.lanes) * k.lanes; };
 
   const auto source_elements = [&](int64_t rows) {
-    return slots_bound(h, rows) * (width_bound(w, plan.cols) + 64 / es) * plan.c_block;
+    return slots_bound(h, rows) * (width_bound(w, plan.cols) + 64 / es) * padded();
   };
   // A chunk larger than an image only pays where images are small; rows of one image share their sources.
   int64_t wanted = std::max<int64_t>(1, kChunkPixels / std::max<int64_t>(1, plan.cols));
@@ -60,7 +69,7 @@ double plan_correlation(Plan& plan, const Kernels<scalar_t>& k, const Correlatio
   fit_rows();
   // Fewer channels at a time rather than few rows, for which the weights would be packed again and again.
   while (2 * plan.rows < wanted && plan.c_block > 64) {
-    plan.c_block = balanced(summed, plan.c_block / 2);
+    plan.c_block = whole_vectors(balanced(summed, plan.c_block / 2), summed, k.lanes);
     fit_rows();
   }
 
@@ -68,10 +77,10 @@ double plan_correlation(Plan& plan, const Kernels<scalar_t>& k, const Correlatio
   plan.panels = std::clamp<int64_t>(kTileBytes / (pixels * lanes * es), 1,
                                     std::max<int64_t>(1, panel_count(plan, channels)));
   plan.source_bytes = scratch_bytes(source_elements(plan.rows), es);
-  plan.weight_bytes = scratch_bytes(plan.c_block * taps * lanes, es);
+  plan.weight_bytes = scratch_bytes(padded() * taps * lanes, es);
   plan.tile_bytes = scratch_bytes(pixels * lanes * plan.panels, es);
-  plan.scratch_bytes =
-      plan.source_bytes + plan.weight_bytes + plan.tile_bytes + scratch_bytes(h.taps * w.taps, sizeof(KStep));
+  plan.scratch_bytes = plan.source_bytes + plan.weight_bytes + plan.tile_bytes +
+                       scratch_bytes(h.taps * w.taps * k.lanes, sizeof(KStep));
   return row_cycles * static_cast<double>(out_h * ceil_div(out_w, plan.cols)) *
          static_cast<double>(summed * s.kernel_h * s.kernel_w) /
          static_cast<double>(s.is_forward ? 1 : s.stride_h);
