@@ -70,6 +70,7 @@ void copy_rows(const Copy2d& c, const scalar_t* src, scalar_t* dst) {
   const int64_t whole = c.cols / L * L;
   const int tail = static_cast<int>(c.cols - whole);
   for (int64_t r = 0; r < c.rows; ++r, src += c.src_row, dst += c.dst_row) {
+    __builtin_prefetch(src + 16 * c.src_row);
     for (int64_t j = 0; j < whole; j += L) store(dst + j, load(src + j));
     if (tail) store_partial(dst + whole, load_partial(src + whole, tail), tail);
   }

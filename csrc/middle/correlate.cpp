@@ -36,6 +36,8 @@ namespace {
 struct KernelBlock {
   KRange kh, kw;
   Axis rows, cols;
+
+  int64_t taps() const { return (kh.end - kh.begin) * (kw.end - kw.begin); }
 };
 
 template <class scalar_t>
@@ -86,6 +88,7 @@ class Worker {
 
   void run() {
     for (const KernelBlock& block : blocks_) {
+      key_.clear();
       const RowSlots rows = make_row_slots(block.rows, item_.row_first, item_.row_last);
       SourceRuns columns = make_source_runs(block.cols, item_.col_first, item_.col_last, false);
       if (block_ == 1) columns.length = line_stride(columns.length, sizeof(scalar_t));
@@ -163,32 +166,16 @@ class Worker {
     const KRange j = phase_range(static_cast<int64_t>(phase), axis.out_step, item_.col_first, item_.col_last);
     const int64_t count = j.end - j.begin;
     if (count <= 0) return;
-    const int64_t panel = nv * kernels_.lanes, nw = block.kw.end - block.kw.begin;
-    const int64_t taps = (block.kh.end - block.kh.begin) * nw;
-    const std::vector<Tap>& row_taps =
-        block.rows.phases[(row % block.rows.out_size) % block.rows.out_step].taps;
-    const std::vector<Tap>& col_taps = axis.phases[phase].taps;
-    KStep* step = steps_;
-    for (int64_t c = 0; c < block_; ++c) {
-      for (size_t t = 0; t < row_taps.size(); ++t) {
-        const int64_t slot = rows.slot[(row - item_.row_first) * rows.max_taps + t];
-        if (slot < 0) continue;
-        for (size_t u = 0; u < col_taps.size(); ++u, ++step) {
-          const int64_t column = columns.start[phase][u] + j.begin;
-          const int64_t tap = (row_taps[t].k - block.kh.begin) * nw + col_taps[u].k - block.kw.begin;
-          step->a = static_cast<int32_t>(slot * padded(channels) * columns.length + column * block_ + c);
-          step->b = static_cast<int32_t>((c * taps + tap) * panel);
-        }
-      }
-    }
+    const int64_t panel = nv * kernels_.lanes;
+    const int64_t slot = make_steps(block, rows, columns, row, phase, panel, channels);
 
     TileProblem<scalar_t> tile = {};
     tile.steps = steps_;
-    tile.inner = step - steps_;
+    tile.inner = inner_;
     tile.outer = ceil_div(channels, block_);
     tile.b = weight_;
     tile.a_outer = columns.length * block_;
-    tile.b_outer = taps * panel * block_;
+    tile.b_outer = block.taps() * panel * block_;
     tile.c_stride = axis.out_step * tiles.stride;
     tile.accumulate = accumulate;
     const int64_t column = static_cast<int64_t>(phase) + j.begin * axis.out_step - item_.col_first;
@@ -196,10 +183,45 @@ class Worker {
     const int64_t parts = ceil_div(count, kernels_.max_rows[nv]);
     for (int64_t i = 0; i < parts; ++i) {
       const int64_t begin = part_start(count, parts, i), end = part_start(count, parts, i + 1);
-      tile.a = source_ + begin * block_;
+      tile.a = source_ + slot * padded(channels) * columns.length + (j.begin + begin) * block_;
       tile.c_tile = tiles.data + (column + begin * axis.out_step) * tiles.stride;
       microkernel[end - begin](tile);
     }
+  }
+
+  // The steps of one row and one column phase, relative to its first slot, which is returned. Neighbouring rows have
+  // the same ones.
+  int64_t make_steps(const KernelBlock& block, const RowSlots& rows, const SourceRuns& columns, int64_t row,
+                     size_t phase, int64_t panel, int64_t channels) {
+    const std::vector<Tap>& row_taps =
+        block.rows.phases[(row % block.rows.out_size) % block.rows.out_step].taps;
+    const int32_t* slots = &rows.slot[(row - item_.row_first) * rows.max_taps];
+    int64_t base = -1;
+    key_next_ = {static_cast<int64_t>(phase), panel, channels};
+    for (size_t t = 0; t < row_taps.size(); ++t) {
+      if (slots[t] < 0) continue;
+      if (base < 0) base = slots[t];
+      key_next_.push_back(row_taps[t].k);
+      key_next_.push_back(slots[t] - base);
+    }
+    if (key_next_ == key_) return base;
+    key_.swap(key_next_);
+    const int64_t nw = block.kw.end - block.kw.begin;
+    KStep* step = steps_;
+    for (int64_t c = 0; c < block_; ++c) {
+      for (size_t t = 0; t < row_taps.size(); ++t) {
+        if (slots[t] < 0) continue;
+        for (size_t u = 0; u < block.cols.phases[phase].taps.size(); ++u, ++step) {
+          const int64_t tap =
+              (row_taps[t].k - block.kh.begin) * nw + block.cols.phases[phase].taps[u].k - block.kw.begin;
+          step->a = static_cast<int32_t>((slots[t] - base) * padded(channels) * columns.length +
+                                         columns.start[phase][u] * block_ + c);
+          step->b = static_cast<int32_t>((c * block.taps() + tap) * panel);
+        }
+      }
+    }
+    inner_ = step - steps_;
+    return base;
   }
 
   void pack_panel_weight(const KernelBlock& block, int64_t o0, int64_t valid, int64_t panel, int64_t c0,
@@ -213,7 +235,7 @@ class Worker {
       pack_weight(kernels_, w, valid, panel, channels, block.kh, block.kw, weight_);
     }
     // The lanes of a block that have no channel are zeros on both sides.
-    const int64_t channel = (block.kh.end - block.kh.begin) * (block.kw.end - block.kw.begin) * panel;
+    const int64_t channel = block.taps() * panel;
     std::fill(weight_ + channels * channel, weight_ + padded(channels) * channel, scalar_t(0));
   }
 
@@ -254,6 +276,8 @@ class Worker {
   const int64_t block_;  // channels that lie side by side in the packed source
   scalar_t *source_, *weight_, *tiles_;
   KStep* steps_;
+  int64_t inner_ = 0;                    // number of steps
+  std::vector<int64_t> key_, key_next_;  // what the steps depend on
   bool keep_tiles_;
 };
 
