@@ -114,7 +114,7 @@ LAYOUTS: dict[str, Callable[[Tensor], Tensor]] = {
 }
 
 # The algorithms a test may ask for; each applies to some geometries and contractions only.
-ALGORITHMS = ["direct", "winograd", "pixels", "lanewise", "subpixel", "exchanged"]
+ALGORITHMS = ["direct", "winograd", "pixels", "lanewise", "rows", "subpixel", "exchanged"]
 
 # Pairs for the two operands. The last pairs are what autograd sends: the gradient of sum() is all stride 0.
 LAYOUT_PAIRS = [

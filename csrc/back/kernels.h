@@ -46,6 +46,53 @@ struct TileProblem {
 template <class scalar_t>
 using Microkernel = void (*)(const TileProblem<scalar_t>&);
 
+// Kernel rows that read neighbouring rows of the source.
+struct RowSegment {
+  int32_t x;     // element offset of the first one's source row, for the tile's row 0
+  int32_t w;     // element offset of the first one's weights
+  int32_t rows;  // at least mr - 1
+};
+
+// `tiles` tiles of mr result rows, one below the other, and nv vectors of columns (the rows algorithm); w[k][u] are
+// the weights of a channel:
+//
+//   result[r * result_row + j] = start + sum over o < outer, segments s, k < s.rows, u < width of
+//       w[o * w_outer + s.w + k * width + u] * x[o * x_outer + s.x + (r + k) * x_row + taps[u] + j]
+//
+//   0 <= r < tiles * mr, 0 <= j < cols, (nv - 1) * lanes < cols <= nv * lanes.  A loaded row of x serves up to mr rows of
+//   the result. With accumulate the sum is added to the tile instead. x is read up to nv * lanes columns.
+template <class scalar_t>
+struct RowProblem {
+  const scalar_t* x;
+  const scalar_t* w;
+  scalar_t* result;
+  const RowSegment* segments;
+  const int32_t* taps;
+  int64_t x_row, result_row;
+  int64_t x_outer, w_outer;
+  int64_t outer, segment_count, width;
+  int64_t tiles, cols;
+  // Memory to fetch meanwhile: so many bytes from here on for each tile.
+  const char* ahead;
+  int64_t ahead_bytes;
+  scalar_t start;
+  bool accumulate;
+};
+
+// The weight gradient of kh x kw kernel elements, one sum for each lane:
+//
+//   sums[k * sums_row + u * lanes + l] += sum over h < rows, and j = l, l + lanes, ... < cols, of
+//       dy[h * dy_row + j] * x[(h + k) * x_row + taps[u] + j]             0 <= k < kh, 0 <= u < kw;  rows >= kh - 1
+template <class scalar_t>
+struct RowWeightProblem {
+  const scalar_t* x;
+  const scalar_t* dy;
+  scalar_t* sums;
+  const int32_t* taps;
+  int64_t x_row, dy_row, sums_row;
+  int64_t rows, cols;
+};
+
 // A 2-D copy between any two layouts:
 //
 //   dst[r * dst_row + j * dst_col] = src[r * src_row + j * src_col]        0 <= r < rows, 0 <= j < cols
@@ -59,6 +106,8 @@ struct Copy2d {
 
 constexpr int kMaxVectors = 4;  // largest nv of any ISA
 constexpr int kMaxRows = 14;    // largest mr of any ISA
+// Of the rows algorithm: rows of a tile; kernel rows and columns of a weight gradient.
+constexpr int kMaxTileRows = 4, kMaxWeightRows = 3, kMaxWeightCols = 7;
 
 template <class scalar_t>
 struct Kernels {
@@ -72,6 +121,9 @@ struct Kernels {
   //   c_tile[i * c_stride + j] (+)= sum over o < outer, s < inner of
   //       a[o * a_outer + steps[s].a + i * lanes + j] * b[o * b_outer + steps[s].b + j]      0 <= j < lanes
   Microkernel<scalar_t> microkernel_lanewise[kMaxRows + 1];  // [mr], every mr up to max_rows[1]
+  void (*row_kernel[kMaxVectors + 1][kMaxTileRows + 1])(const RowProblem<scalar_t>&);  // [nv][mr], or null
+  void (*row_weight_kernel[kMaxWeightRows + 1][kMaxWeightCols + 1])(
+      const RowWeightProblem<scalar_t>&);  // [kh][kw], or null
   void (*copy_2d)(const Copy2d&, const scalar_t* src, scalar_t* dst);
 
   // Winograd F(4x4, 3x3); every element below is a vector of channels. The 36 results (or sources) of a tile

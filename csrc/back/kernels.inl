@@ -5,6 +5,7 @@
 #pragma once
 
 #include "kernels.h"
+#include "rows.inl"
 #include "simd.h"
 #include "winograd.inl"
 
@@ -70,7 +71,6 @@ void copy_rows(const Copy2d& c, const scalar_t* src, scalar_t* dst) {
   const int64_t whole = c.cols / L * L;
   const int tail = static_cast<int>(c.cols - whole);
   for (int64_t r = 0; r < c.rows; ++r, src += c.src_row, dst += c.dst_row) {
-    __builtin_prefetch(src + 16 * c.src_row);
     for (int64_t j = 0; j < whole; j += L) store(dst + j, load(src + j));
     if (tail) store_partial(dst + whole, load_partial(src + whole, tail), tail);
   }
@@ -136,6 +136,23 @@ void copy_every_second(const Copy2d& c, const scalar_t* src, scalar_t* dst) {
   }
 }
 
+// Two rows of src become the even and the odd elements of one line of dst.
+template <class scalar_t>
+void copy_zipped(const Copy2d& c, const scalar_t* src, scalar_t* dst) {
+  constexpr int L = kLanes<scalar_t>;
+  constexpr auto lanes = std::make_integer_sequence<int, L>();
+  int64_t j = 0;
+  for (; j + L <= c.cols; j += L) {
+    const Vec<scalar_t> even = load(src + j), odd = load(src + c.src_row + j);
+    store(dst + 2 * j, zip_low(even, odd, lanes));
+    store(dst + 2 * j + L, zip_high(even, odd, lanes));
+  }
+  for (; j < c.cols; ++j) {
+    dst[2 * j] = src[j];
+    dst[2 * j + 1] = src[c.src_row + j];
+  }
+}
+
 template <class scalar_t>
 void copy_elements(const Copy2d& c, const scalar_t* src, scalar_t* dst) {
   for (int64_t r = 0; r < c.rows; ++r, src += c.src_row, dst += c.dst_row) {
@@ -147,6 +164,7 @@ template <class scalar_t>
 void copy_2d(const Copy2d& given, const scalar_t* src, scalar_t* dst) {
   if (given.rows <= 0 || given.cols <= 0) return;
   Copy2d c = given;
+  if (c.rows == 2 && c.dst_row == 1 && c.dst_col == 2 && c.src_col == 1) return copy_zipped(c, src, dst);
   // A copy and its transpose are one job: let the columns be what is contiguous in dst.
   if (c.dst_row == 1 && c.dst_col != 1) {
     c = {given.cols, given.rows, given.src_col, given.src_row, given.dst_col, given.dst_row};
@@ -169,8 +187,30 @@ constexpr void fill_rows(Kernels<scalar_t>& k, std::integer_sequence<int, I...>)
   }
 }
 
-// MaxRows: the largest mr for nv = 1, 2, ...
-template <class scalar_t, int... MaxRows>
+// Every tile whose accumulators, with a vector of x for each nv (a vector of dY) and one broadcast, find room in
+// `Registers`.
+template <class scalar_t, int Registers, int NV, int... I>
+constexpr void fill_row_tiles(Kernels<scalar_t>& k, std::integer_sequence<int, I...>) {
+  ((k.row_kernel[NV][I + 1] = (I + 2) * NV < Registers ? row_kernel < scalar_t,
+    (I + 2) * NV < Registers ? I + 1 : 1, NV > : nullptr),
+   ...);
+}
+template <class scalar_t, int Registers, int KH, int... I>
+constexpr void fill_row_weights(Kernels<scalar_t>& k, std::integer_sequence<int, I...>) {
+  ((k.row_weight_kernel[KH][I + 1] = (KH + 1) * (I + 1) < Registers ? row_weight_kernel < scalar_t, KH,
+    (KH + 1) * (I + 1) < Registers ? I + 1 : 1 >                    : nullptr),
+   ...);
+}
+template <class scalar_t, int Registers, int... I>
+constexpr void fill_row_kernels(Kernels<scalar_t>& k, std::integer_sequence<int, I...>) {
+  (fill_row_tiles<scalar_t, Registers, I + 1>(k, std::make_integer_sequence<int, kMaxTileRows>()), ...);
+  (fill_row_weights<scalar_t, Registers, (I < kMaxWeightRows ? I + 1 : 1)>(
+       k, std::make_integer_sequence<int, kMaxWeightCols>()),
+   ...);
+}
+
+// Registers: vector registers of the ISA. MaxRows: the largest mr for nv = 1, 2, ...
+template <class scalar_t, int Registers, int... MaxRows>
 constexpr Kernels<scalar_t> make_kernels(double fma_per_cycle) {
   Kernels<scalar_t> k = {};
   k.lanes = kLanes<scalar_t>;
@@ -181,6 +221,7 @@ constexpr Kernels<scalar_t> make_kernels(double fma_per_cycle) {
   k.winograd_kernel = winograd_kernel<scalar_t>;
   k.winograd_kernel_grad = winograd_kernel_grad<scalar_t>;
   k.winograd_output = winograd_output<scalar_t>;
+  fill_row_kernels<scalar_t, Registers>(k, std::make_integer_sequence<int, kMaxVectors>());
   constexpr int max_rows[] = {MaxRows...};
   fill_rows<scalar_t, 1>(k, std::make_integer_sequence<int, max_rows[0]>());
   fill_rows<scalar_t, 2>(k, std::make_integer_sequence<int, max_rows[1]>());

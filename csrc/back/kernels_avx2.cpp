@@ -9,8 +9,8 @@
 
 namespace tce {
 const KernelTable* kernels_avx2() {
-  static constexpr KernelTable table = {"avx2", make_kernels<float, 12, 6, 4>(2.0),
-                                        make_kernels<double, 12, 6, 4>(2.0)};
+  static constexpr KernelTable table = {"avx2", make_kernels<float, 16, 12, 6, 4>(2.0),
+                                        make_kernels<double, 16, 12, 6, 4>(2.0)};
   return &table;
 }
 }  // namespace tce

@@ -9,8 +9,8 @@
 
 namespace tce {
 const KernelTable* kernels_avx512() {
-  static constexpr KernelTable table = {"avx512", make_kernels<float, 14, 14, 9, 7>(1.0),
-                                        make_kernels<double, 14, 14, 9, 7>(1.0)};
+  static constexpr KernelTable table = {"avx512", make_kernels<float, 32, 14, 14, 9, 7>(1.0),
+                                        make_kernels<double, 32, 14, 14, 9, 7>(1.0)};
   return &table;
 }
 }  // namespace tce

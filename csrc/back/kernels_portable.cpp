@@ -9,11 +9,11 @@
 namespace tce {
 const KernelTable* kernels_portable() {
 #if defined(__aarch64__)
-  static constexpr KernelTable table = {"portable", make_kernels<float, 14, 12, 8, 6>(2.0),
-                                        make_kernels<double, 14, 12, 8, 6>(2.0)};
+  static constexpr KernelTable table = {"portable", make_kernels<float, 32, 14, 12, 8, 6>(2.0),
+                                        make_kernels<double, 32, 14, 12, 8, 6>(2.0)};
 #else
-  static constexpr KernelTable table = {"portable", make_kernels<float, 12, 6, 4>(1.0),
-                                        make_kernels<double, 12, 6, 4>(1.0)};
+  static constexpr KernelTable table = {"portable", make_kernels<float, 16, 12, 6, 4>(1.0),
+                                        make_kernels<double, 16, 12, 6, 4>(1.0)};
 #endif
   return &table;
 }

@@ -118,6 +118,17 @@ TCE_INLINE V even_lanes(V a, V b, std::integer_sequence<int, J...>) {
   return __builtin_shufflevector(a, b, (2 * J)...);
 }
 
+// The lanes of a and b in turn: a[0] b[0] a[1] b[1] ...; of the first halves, and of the second.
+template <class V, int... J>
+TCE_INLINE V zip_low(V a, V b, std::integer_sequence<int, J...>) {
+  return __builtin_shufflevector(a, b, (J / 2 + (J % 2) * static_cast<int>(sizeof...(J)))...);
+}
+template <class V, int... J>
+TCE_INLINE V zip_high(V a, V b, std::integer_sequence<int, J...>) {
+  constexpr int L = static_cast<int>(sizeof...(J));
+  return __builtin_shufflevector(a, b, (L / 2 + J / 2 + (J % 2) * L)...);
+}
+
 // Transposes a lanes x lanes block in registers: swaps the off-diagonal S x S sub-blocks of each 2S x 2S
 // block, for S = lanes / 2, ..., 2, 1.
 template <class scalar_t, int S = kLanes<scalar_t> / 2>

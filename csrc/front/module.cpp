@@ -101,13 +101,13 @@ py::dict plan(const std::string& contraction, const std::string& dtype, const st
   const Contraction which = contraction_named(contraction);
   const ConvGeometry g = geometry_from(sizes);
   const bool is_float = choice<bool>("dtype", dtype, {{"float32", true}, {"float64", false}});
-  // In both layouts the rows of an image follow each other without a gap.
-  const bool rows_merge = choice<bool>("layout", layout, {{"nchw", true}, {"channels_last", true}});
+  const Layout lies = choice<Layout>("layout", layout,
+                                     {{"nchw", {true, true, false}}, {"channels_last", {true, false, true}}});
   const auto make = is_float ? make_plan<float> : make_plan<double>;
   const auto make_all = is_float ? make_candidates<float> : make_candidates<double>;
-  const Plan p = make(which, g, rows_merge, plan_options(), kernel_table());
+  const Plan p = make(which, g, lies, plan_options(), kernel_table());
   py::dict others;
-  for (const Plan& other : make_all(which, g, rows_merge, plan_options(), kernel_table()).plan) {
+  for (const Plan& other : make_all(which, g, lies, plan_options(), kernel_table()).plan) {
     if (other.algorithm == p.algorithm) continue;
     others[name_of(other.algorithm)] =
         other.declined ? py::object(py::str(other.declined)) : py::object(py::float_(other.cycles));

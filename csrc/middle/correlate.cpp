@@ -343,6 +343,8 @@ void correlate_as_planned(const Correlation<scalar_t>& c, const Plan& plan, cons
       return pixels_correlate(c, plan, kernels, threads);
     case Algorithm::kLanewise:
       return lanewise_correlate(c, plan, kernels, threads);
+    case Algorithm::kRows:
+      return rows_correlate(c, plan, kernels, threads);
   }
 }
 

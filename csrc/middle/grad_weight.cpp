@@ -225,6 +225,7 @@ void grad_weight(const Plan& plan, const Plan& direct, const ConvGeometry& g, co
   if (plan.algorithm == Algorithm::kWinograd)
     return winograd_grad_weight(plan, direct, g, t, kernels, threads);
   if (plan.algorithm == Algorithm::kLanewise) return lanewise_grad_weight(plan, g, t, kernels, threads);
+  if (plan.algorithm == Algorithm::kRows) return rows_grad_weight(plan, g, t, kernels, threads);
   direct_grad_weight(plan, g, t, kernels, threads);
 }
 

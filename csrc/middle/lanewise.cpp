@@ -14,8 +14,6 @@
 #include <algorithm>
 #include <vector>
 
-#include "cut.h"
-#include "parallel.h"
 #include "planes.h"
 #include "scratch.h"
 
@@ -23,16 +21,11 @@ namespace tce {
 
 namespace {
 
-struct Item {
-  int64_t n, block_first, block_last;  // block b: groups b * lanes, ...
-  int64_t row_first, row_last, col_first, col_last;
-};
-
 template <class scalar_t>
 class Worker {
  public:
   Worker(const Correlation<scalar_t>& c, const Plan& plan, const Kernels<scalar_t>& kernels, const Axis& rows,
-         const Axis& cols, const Item& item)
+         const Axis& cols, const PlaneItem& item)
       : c_(c),
         plan_(plan),
         kernels_(kernels),
@@ -56,7 +49,7 @@ class Worker {
 
   void run() {
     check_fits(rows_.length * cols_.length * lanes_ * c_.C, sizeof(scalar_t), plan_.source_bytes);
-    for (int64_t b = item_.block_first; b < item_.block_last; ++b) {
+    for (int64_t b = item_.first; b < item_.last; ++b) {
       run_block(b * lanes_, std::min<int64_t>(c_.G, (b + 1) * lanes_));
     }
   }
@@ -68,7 +61,7 @@ class Worker {
     for (int64_t c = 0; c < c_.C; ++c) {
       pack_planes(kernels_, c_.source.data + item_.n * sn + (g_first * c_.C + c) * sc,
                   {c_.C * sc, sh, sw, 1, lanes_}, valid, c_.source_h, c_.source_w, rows_, cols_,
-                  source_ + c * plane);
+                  g_first == item_.first * lanes_, source_ + c * plane);
     }
     for (int64_t o = 0; o < c_.O; ++o) {
       WeightView<scalar_t> w = c_.weight;
@@ -166,7 +159,7 @@ class Worker {
   const Plan& plan_;
   const Kernels<scalar_t>& kernels_;
   const Axis &row_axis_, &col_axis_;
-  const Item item_;
+  const PlaneItem item_;
   Scratch scratch_;
   const SourceRuns rows_, cols_;
   const int64_t lanes_, out_h_, out_w_;
@@ -180,21 +173,7 @@ template <class scalar_t>
 void lanewise_correlate(const Correlation<scalar_t>& c, const Plan& plan, const Kernels<scalar_t>& kernels,
                         int threads) {
   const Axis rows = c.rows({0, c.kH}), cols = c.cols({0, c.kW});
-  const int64_t row_parts = ceil_div(c.out_h, plan.rows), col_parts = ceil_div(c.out_w, plan.cols);
-  const int64_t blocks = ceil_div(c.G, kernels.lanes);
-  const int64_t block_parts =
-      ceil_div(blocks, cut_groups(plan, blocks, c.N * row_parts * col_parts, threads));
-  parallel_for(c.N * block_parts * row_parts * col_parts, threads, [&](int64_t i) {
-    Item item;
-    const int64_t w = i % col_parts, h = i / col_parts % row_parts,
-                  b = i / col_parts / row_parts % block_parts;
-    item.n = i / col_parts / row_parts / block_parts;
-    item.block_first = part_start(blocks, block_parts, b);
-    item.block_last = part_start(blocks, block_parts, b + 1);
-    item.row_first = part_start(c.out_h, row_parts, h);
-    item.row_last = part_start(c.out_h, row_parts, h + 1);
-    item.col_first = part_start(c.out_w, col_parts, w);
-    item.col_last = part_start(c.out_w, col_parts, w + 1);
+  for_each_plane_item(c, plan, ceil_div(c.G, kernels.lanes), threads, [&](const PlaneItem& item) {
     Worker<scalar_t>(c, plan, kernels, rows, cols, item).run();
   });
 }

@@ -83,19 +83,19 @@ class Worker {
       }
     }
     for (int64_t n = 0; n < g_.N; ++n) {
-      pack(t_.a, n, g_.Ci, g_.iH, g_.iW, rows, cols, source_);
-      pack(t_.b, n, g_.Co, g_.oH, g_.oW, dy_rows, dy_cols, dy_);
+      pack(t_.a, n, g_.Ci, g_.iH, g_.iW, rows, cols, n == 0, source_);
+      pack(t_.b, n, g_.Co, g_.oH, g_.oW, dy_rows, dy_cols, n == 0, dy_);
       sum_image(rows, cols, h0, h1, w0, w1);
     }
   }
 
   // dst[c][height][width][lanes] of image n, c < channels of a group.
   void pack(const TensorView<const scalar_t>& t, int64_t n, int64_t channels, int64_t height, int64_t width,
-            const SourceRuns& rows, const SourceRuns& cols, scalar_t* dst) {
+            const SourceRuns& rows, const SourceRuns& cols, bool clear, scalar_t* dst) {
     const auto [sn, sc, sh, sw] = t.stride;
     for (int64_t c = 0; c < channels; ++c) {
       pack_planes(kernels_, t.data + n * sn + (item_.g_first * channels + c) * sc,
-                  {channels * sc, sh, sw, 1, lanes_}, valid_, height, width, rows, cols,
+                  {channels * sc, sh, sw, 1, lanes_}, valid_, height, width, rows, cols, clear,
                   dst + c * rows.length * cols.length * lanes_);
     }
   }

@@ -107,16 +107,11 @@ SourceRuns make_source_runs(const Axis& axis, int64_t first, int64_t last, bool 
   return runs;
 }
 
-namespace {
-
-// The part [begin, end) of a run that lies inside the image; begin == end where none does.
-KRange inside(const SourceRuns::Run& run, int64_t step, int64_t source_w) {
+KRange inside(const SourceRuns::Run& run, int64_t step, int64_t source_size) {
   const int64_t begin = std::clamp<int64_t>(ceil_div(-run.position, step), 0, run.count);
-  const int64_t end = std::clamp<int64_t>(ceil_div(source_w - run.position, step), begin, run.count);
+  const int64_t end = std::clamp<int64_t>(ceil_div(source_size - run.position, step), begin, run.count);
   return {begin, end};
 }
-
-}  // namespace
 
 template <class scalar_t>
 void pack_channel_major(const Kernels<scalar_t>& kernels, const TensorView<const scalar_t>& x,
@@ -193,31 +188,30 @@ void pack_blocked(const Kernels<scalar_t>& kernels, const TensorView<const scala
 template <class scalar_t>
 void pack_planes(const Kernels<scalar_t>& kernels, const scalar_t* src, const PlaneStrides& s,
                  int64_t channels, int64_t source_h, int64_t source_w, const SourceRuns& rows,
-                 const SourceRuns& columns, scalar_t* dst) {
+                 const SourceRuns& columns, bool clear, scalar_t* dst) {
   const bool blocked = s.dst_c == 1;  // a pixel's channels lie side by side
-  const auto zero = [&](scalar_t* pixel, int64_t count) {
-    if (blocked) {
-      std::fill(pixel, pixel + count * s.dst_px, scalar_t(0));
-    } else {
-      for (int64_t c = 0; c < channels; ++c) std::fill_n(pixel + c * s.dst_c, count, scalar_t(0));
-    }
-  };
+  if (clear) std::fill_n(dst, rows.length * columns.length * (blocked ? s.dst_px : channels), scalar_t(0));
   for (const SourceRuns::Run& row : rows.runs) {
-    for (int64_t i = 0; i < row.count; ++i) {
-      scalar_t* line = dst + (row.base + i) * columns.length * s.dst_px;
-      const int64_t h = row.position + i * rows.step;
-      if (h < 0 || h >= source_h || (blocked && channels < s.dst_px)) zero(line, columns.length);
-      if (h < 0 || h >= source_h) continue;
-      for (const SourceRuns::Run& run : columns.runs) {
-        const KRange valid = inside(run, columns.step, source_w);
-        scalar_t* d = line + run.base * s.dst_px;
-        zero(d, valid.begin);
-        zero(d + valid.end * s.dst_px, run.count - valid.end);
-        if (valid.begin == valid.end) continue;
-        kernels.copy_2d(
-            {channels, valid.end - valid.begin, s.src_c, s.src_w * columns.step, s.dst_c, s.dst_px},
-            src + h * s.src_h + (run.position + valid.begin * columns.step) * s.src_w,
-            d + valid.begin * s.dst_px);
+    const KRange valid_h = inside(row, rows.step, source_h);
+    for (const SourceRuns::Run& run : columns.runs) {
+      const KRange valid = inside(run, columns.step, source_w);
+      const int64_t height = valid_h.end - valid_h.begin, width = valid.end - valid.begin;
+      if (height <= 0 || width <= 0) continue;
+      const scalar_t* from = src + (row.position + valid_h.begin * rows.step) * s.src_h +
+                             (run.position + valid.begin * columns.step) * s.src_w;
+      scalar_t* to = dst + ((row.base + valid_h.begin) * columns.length + run.base + valid.begin) * s.dst_px;
+      const int64_t from_h = s.src_h * rows.step, from_w = s.src_w * columns.step;
+      const int64_t to_h = columns.length * s.dst_px;
+      if (blocked) {
+        for (int64_t h = 0; h < height; ++h) {
+          kernels.copy_2d({channels, width, s.src_c, from_w, s.dst_c, s.dst_px}, from + h * from_h,
+                          to + h * to_h);
+        }
+      } else {
+        for (int64_t c = 0; c < channels; ++c) {
+          kernels.copy_2d({height, width, from_h, from_w, to_h, s.dst_px}, from + c * s.src_c,
+                          to + c * s.dst_c);
+        }
       }
     }
   }
@@ -258,7 +252,7 @@ void pack_weight(const Kernels<scalar_t>& kernels, const WeightView<scalar_t>& w
   template void pack_blocked<scalar_t>(const Kernels<scalar_t>&, const TensorView<const scalar_t>&, int64_t, \
                                        int64_t, const RowSlots&, const SourceRuns&, scalar_t*);              \
   template void pack_planes<scalar_t>(const Kernels<scalar_t>&, const scalar_t*, const PlaneStrides&,        \
-                                      int64_t, int64_t, int64_t, const SourceRuns&, const SourceRuns&,       \
+                                      int64_t, int64_t, int64_t, const SourceRuns&, const SourceRuns&, bool, \
                                       scalar_t*);                                                            \
   template void pack_weight<scalar_t>(const Kernels<scalar_t>&, const WeightView<scalar_t>&, int64_t,        \
                                       int64_t, int64_t, KRange, KRange, scalar_t*);

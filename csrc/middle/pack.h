@@ -7,7 +7,7 @@
 //   channel-major   [slot][c][width]     direct forward, grad_input: a tile's rows are neighbouring pixels
 //   blocked         [slot][c / lanes][width][lanes]   the same, of a tensor whose channels lie side by side
 //   pixel-major     [slot][width][c]     direct grad_weight: a tile's rows are neighbouring (kw,) c; Winograd
-//   planes          [c][height][width]   pixels; lanewise, with a vector of groups innermost
+//   planes          [c][height][width]   pixels, rows; lanewise, with a vector of groups innermost
 
 #pragma once
 
@@ -56,6 +56,9 @@ struct SourceRuns {
   std::vector<std::vector<int64_t>> start;
 };
 
+// The part [begin, end) of a run that lies inside the image; begin == end where none does.
+KRange inside(const SourceRuns::Run& run, int64_t step, int64_t source_size);
+
 // `dense`: keep all positions in one run of step 1, neighbouring taps side by side; result j then reads
 // element start + j * source_step.
 SourceRuns make_source_runs(const Axis& axis, int64_t first, int64_t last, bool dense);
@@ -86,14 +89,15 @@ void pack_blocked(const Kernels<scalar_t>& kernels, const TensorView<const scala
 //   src   element (c, h, w) at c * src_c + h * src_h + w * src_w
 //   dst   channel c's packed pixel i, counted row by row, at c * dst_c + i * dst_px
 //
-// Lanes of dst_px that have no channel (dst_c == 1) are zero.
+// What lies outside the image is written with `clear` only: planes that follow in the same place keep it. Lanes of
+// dst_px that have no channel (dst_c == 1) hold zeros, or what the planes before them left.
 struct PlaneStrides {
   int64_t src_c, src_h, src_w, dst_c, dst_px;
 };
 template <class scalar_t>
 void pack_planes(const Kernels<scalar_t>& kernels, const scalar_t* src, const PlaneStrides& strides,
                  int64_t channels, int64_t source_h, int64_t source_w, const SourceRuns& rows,
-                 const SourceRuns& columns, scalar_t* dst);
+                 const SourceRuns& columns, bool clear, scalar_t* dst);
 
 // A weight as a correlation reads it: strides of its lane (result) channel,
 // summed channel and kernel elements.

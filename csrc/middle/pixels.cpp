@@ -15,8 +15,6 @@
 #include <algorithm>
 #include <vector>
 
-#include "cut.h"
-#include "parallel.h"
 #include "planes.h"
 #include "scratch.h"
 
@@ -24,17 +22,11 @@ namespace tce {
 
 namespace {
 
-struct Item {
-  int64_t n;
-  int64_t g_first, g_last;
-  int64_t row_first, row_last, col_first, col_last;
-};
-
 template <class scalar_t>
 class Worker {
  public:
   Worker(const Correlation<scalar_t>& c, const Plan& plan, const Kernels<scalar_t>& kernels, const Axis& rows,
-         const Axis& cols, const Item& item)
+         const Axis& cols, const PlaneItem& item)
       : c_(c),
         plan_(plan),
         kernels_(kernels),
@@ -70,12 +62,12 @@ class Worker {
     check_fits(plane * std::min(plan_.c_block, c_.C) + kernels_.lanes, sizeof(scalar_t), plan_.source_bytes);
     check_fits(line_ * (keep_tiles_ ? c_.O : std::min<int64_t>(plan_.mr, c_.O)), sizeof(scalar_t),
                plan_.tile_bytes);
-    for (int64_t g = item_.g_first; g < item_.g_last; ++g) {
+    for (int64_t g = item_.first; g < item_.last; ++g) {
       int64_t c0 = 0;
       do {  // at least once: without channels the result is the bias
         const int64_t channels = std::min(plan_.c_block, c_.C - c0);
         pack_planes(kernels_, c_.source.data + item_.n * sn + (g * c_.C + c0) * sc, {sc, sh, sw, plane, 1},
-                    channels, c_.source_h, c_.source_w, rows_, cols_, source_);
+                    channels, c_.source_h, c_.source_w, rows_, cols_, g == item_.first && c0 == 0, source_);
         for (int64_t o = 0; o < c_.O; o += plan_.mr)
           run_channels(g, o, std::min<int64_t>(plan_.mr, c_.O - o), c0, channels);
         c0 += plan_.c_block;
@@ -163,7 +155,7 @@ class Worker {
   const Plan& plan_;
   const Kernels<scalar_t>& kernels_;
   const Axis &row_axis_, &col_axis_;
-  const Item item_;
+  const PlaneItem item_;
   Scratch scratch_;
   const SourceRuns rows_, cols_;
   const bool keep_tiles_;
@@ -179,20 +171,7 @@ template <class scalar_t>
 void pixels_correlate(const Correlation<scalar_t>& c, const Plan& plan, const Kernels<scalar_t>& kernels,
                       int threads) {
   const Axis rows = c.rows({0, c.kH}), cols = c.cols({0, c.kW});
-  const int64_t row_parts = ceil_div(c.out_h, plan.rows), col_parts = ceil_div(c.out_w, plan.cols);
-  const int64_t groups = cut_groups(plan, c.G, c.N * row_parts * col_parts, threads);
-  const int64_t group_parts = ceil_div(c.G, groups);
-  parallel_for(c.N * group_parts * row_parts * col_parts, threads, [&](int64_t i) {
-    Item item;
-    const int64_t w = i % col_parts, h = i / col_parts % row_parts,
-                  g = i / col_parts / row_parts % group_parts;
-    item.n = i / col_parts / row_parts / group_parts;
-    item.g_first = part_start(c.G, group_parts, g);
-    item.g_last = part_start(c.G, group_parts, g + 1);
-    item.row_first = part_start(c.out_h, row_parts, h);
-    item.row_last = part_start(c.out_h, row_parts, h + 1);
-    item.col_first = part_start(c.out_w, col_parts, w);
-    item.col_last = part_start(c.out_w, col_parts, w + 1);
+  for_each_plane_item(c, plan, c.G, threads, [&](const PlaneItem& item) {
     Worker<scalar_t>(c, plan, kernels, rows, cols, item).run();
   });
 }

@@ -60,6 +60,8 @@ const char* name_of(Algorithm algorithm) {
       return "winograd";
     case Algorithm::kPixels:
       return "pixels";
+    case Algorithm::kRows:
+      return "rows";
     case Algorithm::kSubpixel:
       return "subpixel";
     case Algorithm::kExchanged:
@@ -70,13 +72,14 @@ const char* name_of(Algorithm algorithm) {
 }
 
 template <class scalar_t>
-Candidates make_candidates(Contraction contraction, const ConvGeometry& geometry, bool pixels_merge,
+Candidates make_candidates(Contraction contraction, const ConvGeometry& geometry, const Layout& layout,
                            const PlanOptions& options, const KernelTable& table) {
   Plan common = {};
   common.contraction = contraction;
   common.isa = table.isa;
   common.element_size = sizeof(scalar_t);
-  common.geometry = pixels_merge && is_pointwise(geometry) ? flattened(geometry) : geometry;
+  common.layout = layout;
+  common.geometry = layout.rows_merge && is_pointwise(geometry) ? flattened(geometry) : geometry;
   if (batch_is_row(geometry)) common.geometry.iW = common.geometry.oW = kBatchRow;
   common.geometry.N = 0;
   const Kernels<scalar_t>& kernels = kernels_of<scalar_t>(table);
@@ -100,6 +103,10 @@ Candidates make_candidates(Contraction contraction, const ConvGeometry& geometry
   plan(Algorithm::kPixels, plan_pixels<scalar_t>,
        contraction == Contraction::kGradWeight ? "it computes forward and grad_input only" : nullptr);
   plan(Algorithm::kLanewise, plan_lanewise<scalar_t>, geometry.G == 1 ? "it needs groups" : nullptr);
+  plan(Algorithm::kRows, plan_rows<scalar_t>,
+       contraction == Contraction::kGradWeight && !layout.columns_inner
+           ? "it needs columns that lie side by side"
+           : nullptr);
   plan(Algorithm::kSubpixel, plan_subpixel<scalar_t>,
        contraction != Contraction::kGradInput           ? "it computes grad_input only"
        : geometry.stride_h * geometry.stride_w == 1     ? "it needs a stride"
@@ -113,10 +120,9 @@ Candidates make_candidates(Contraction contraction, const ConvGeometry& geometry
 }
 
 template <class scalar_t>
-Plan make_plan(Contraction contraction, const ConvGeometry& geometry, bool pixels_merge,
+Plan make_plan(Contraction contraction, const ConvGeometry& geometry, const Layout& layout,
                const PlanOptions& options, const KernelTable& table) {
-  const Candidates candidates =
-      make_candidates<scalar_t>(contraction, geometry, pixels_merge, options, table);
+  const Candidates candidates = make_candidates<scalar_t>(contraction, geometry, layout, options, table);
   if (options.only >= 0 && !candidates.plan[options.only].declined) return candidates.plan[options.only];
   const Plan* best = &candidates.plan[0];
   for (const Plan& plan : candidates.plan) {
@@ -137,6 +143,7 @@ Plan make_direct_plan(const Plan& plan, const KernelTable& table) {
   direct.algorithm = Algorithm::kDirect;
   direct.isa = plan.isa;
   direct.element_size = plan.element_size;
+  direct.layout = plan.layout;
   direct.geometry = plan.geometry;
   direct.cycles = plan_direct(direct, kernels_of<scalar_t>(table));
   return direct;
@@ -144,13 +151,13 @@ Plan make_direct_plan(const Plan& plan, const KernelTable& table) {
 
 template Plan make_direct_plan<float>(const Plan&, const KernelTable&);
 template Plan make_direct_plan<double>(const Plan&, const KernelTable&);
-template Candidates make_candidates<float>(Contraction, const ConvGeometry&, bool, const PlanOptions&,
-                                           const KernelTable&);
-template Candidates make_candidates<double>(Contraction, const ConvGeometry&, bool, const PlanOptions&,
-                                            const KernelTable&);
-template Plan make_plan<float>(Contraction, const ConvGeometry&, bool, const PlanOptions&,
+template Candidates make_candidates<float>(Contraction, const ConvGeometry&, const Layout&,
+                                           const PlanOptions&, const KernelTable&);
+template Candidates make_candidates<double>(Contraction, const ConvGeometry&, const Layout&,
+                                            const PlanOptions&, const KernelTable&);
+template Plan make_plan<float>(Contraction, const ConvGeometry&, const Layout&, const PlanOptions&,
                                const KernelTable&);
-template Plan make_plan<double>(Contraction, const ConvGeometry&, bool, const PlanOptions&,
+template Plan make_plan<double>(Contraction, const ConvGeometry&, const Layout&, const PlanOptions&,
                                 const KernelTable&);
 
 namespace {
@@ -174,6 +181,8 @@ const char* tile_text(const Plan& p) {
       return "rows are results of stride 1, lanes are (channel, pixel of the stride)";
     case Algorithm::kPixels:
       return "rows are a group's result channels, lanes are pixels";
+    case Algorithm::kRows:
+      return weight ? "rows are kernel elements, lanes are columns" : "rows are rows, lanes are columns";
     default:
       return weight ? "rows are kw, lanes are groups" : "rows are pixels, lanes are groups";
   }
@@ -196,7 +205,8 @@ std::string chunk_text(const Plan& p) {
   const bool weight = p.contraction == Contraction::kGradWeight;
   std::string text =
       size_text(p.rows, p.cols) + (p.algorithm == Algorithm::kWinograd ? " tiles of 4x4 pixels" : " pixels");
-  if (p.algorithm == Algorithm::kPixels) return text + ", one group at a time";
+  if (p.algorithm == Algorithm::kPixels || p.algorithm == Algorithm::kRows)
+    return text + ", one group at a time";
   if (p.algorithm == Algorithm::kLanewise) return text + ", " + std::to_string(p.lanes) + " groups at a time";
   text +=
       ", up to " + std::to_string(p.panels) + " panels of " + std::to_string(p.panel_lanes()) + " channels";

@@ -1,6 +1,5 @@
 // The plan: how one contraction of one geometry is computed. A pure function of geometry,
-// dtype, ISA, settings, and of whether rows follow each other without a gap: it never looks at
-// the batch size or the number of threads.
+// dtype, ISA, settings, and layout: it never looks at the batch size or the number of threads.
 //
 // NOTE [Same bits]
 // A result element is a sum over K blocks, in order, of a sum over (channel, kh, kw) within the block, in
@@ -20,8 +19,8 @@
 namespace tce {
 
 enum class Contraction { kForward, kGradInput, kGradWeight };
-enum class Algorithm { kDirect, kWinograd, kPixels, kLanewise, kSubpixel, kExchanged };
-constexpr int kAlgorithms = 6;
+enum class Algorithm { kDirect, kWinograd, kPixels, kLanewise, kRows, kSubpixel, kExchanged };
+constexpr int kAlgorithms = 7;
 
 const char* name_of(Contraction contraction);
 const char* name_of(Algorithm algorithm);
@@ -30,6 +29,15 @@ const char* name_of(Algorithm algorithm);
 struct PlanOptions {
   bool winograd = true;
   int only = -1;  // an Algorithm: take it wherever it applies
+};
+
+// What a plan knows of where the tensors of a call lie: things that are the same for one sample and for many.
+struct Layout {
+  // Rows of an image follow each other without a gap, so that the image of a pointwise convolution may be seen as
+  // one long row.
+  bool rows_merge;
+  bool columns_inner;   // neighbouring columns lie side by side (contiguous)
+  bool channels_inner;  // neighbouring channels do (channels_last)
 };
 
 struct Plan {
@@ -41,8 +49,9 @@ struct Plan {
   int element_size;
   int lanes;  // of a vector
   // Of a tile (for the pixels algorithm nv counts vectors of pixels, and mr result channels):
-  int nv;                 // vectors of lanes; a panel is nv * lanes result channels wide
-  int mr;                 // largest number of rows
+  int nv;  // vectors of lanes; a panel is nv * lanes result channels wide
+  int mr;  // largest number of rows
+  Layout layout;
   ConvGeometry geometry;  // as computed: a pointwise convolution has its image flattened to one row; N is 0
 
   // K block: the terms that one microkernel call sums before the tile goes to memory.
@@ -67,10 +76,9 @@ inline int64_t panel_count(const Plan& plan, int64_t channels) {
   return ceil_div(channels, plan.panel_lanes());
 }
 
-// `pixels_merge`: rows of an image follow each other in memory without a gap, in every tensor of the call, so
-// that the image of a pointwise convolution may be seen as one long row.
+// `layout` is true of every tensor that has pixels.
 template <class scalar_t>
-Plan make_plan(Contraction contraction, const ConvGeometry& geometry, bool pixels_merge,
+Plan make_plan(Contraction contraction, const ConvGeometry& geometry, const Layout& layout,
                const PlanOptions& options, const KernelTable& table);
 
 // The plans of all algorithms for a geometry, indexed by Algorithm. make_plan
@@ -79,7 +87,7 @@ struct Candidates {
   Plan plan[kAlgorithms];
 };
 template <class scalar_t>
-Candidates make_candidates(Contraction contraction, const ConvGeometry& geometry, bool pixels_merge,
+Candidates make_candidates(Contraction contraction, const ConvGeometry& geometry, const Layout& layout,
                            const PlanOptions& options, const KernelTable& table);
 
 // The direct algorithm's plan for the contraction and geometry of another.

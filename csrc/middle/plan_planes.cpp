@@ -1,6 +1,7 @@
-// The plans of the algorithms on packed planes (pixels.cpp, lanewise.cpp, lanewise_weight.cpp).
+// The plans of the algorithms on packed planes (planes.h).
 
 #include <algorithm>
+#include <cmath>
 
 #include "plan_tiles.h"
 #include "scratch.h"
@@ -46,6 +47,24 @@ void choose_rows(Plan& plan, int64_t out_h, int64_t most, F&& fits) {
 
 double chunks(const Plan& plan, int64_t out_h, int64_t out_w) {
   return static_cast<double>(ceil_div(out_h, plan.rows) * ceil_div(out_w, plan.cols));
+}
+
+// Cycles to pack or to store a row of a plane, and an element of it (measured on Zen 4): copied along rows, with
+// every second element, transposed between planes and vectors of groups, or one at a time.
+struct Move {
+  double row, element;
+};
+constexpr Move kInPlace{0, 0}, kCopied{25, 0.15}, kZipped{60, 0.4}, kTransposed{0, 0.4}, kGathered{0, 3};
+
+// Cycles to pack a group's planes of X, dX's or dY's (`in`), and to store its results (`out`).
+double plane_cycles(const Plan& plan, const Move& in, const Move& out) {
+  const ConvGeometry& g = plan.geometry;
+  const auto cycles = [](const Move& move, int64_t channels, int64_t h, int64_t w) {
+    return static_cast<double>(channels * h) * (move.row + move.element * static_cast<double>(w));
+  };
+  // Of grad_weight X is packed, and dY is `out`.
+  const bool x_first = plan.contraction != Contraction::kGradInput;
+  return cycles(x_first ? in : out, g.Ci, g.iH, g.iW) + cycles(x_first ? out : in, g.Co, g.oH, g.oW);
 }
 
 }  // namespace
@@ -105,10 +124,18 @@ double plan_pixels(Plan& plan, const Kernels<scalar_t>& k) {
   plan.scratch_bytes =
       plan.source_bytes + plan.weight_bytes + plan.tile_bytes + scratch_bytes(taps, sizeof(KStep));
   // Each phase has its own pixels, and its share of the kernel's elements.
-  return chunks(plan, s.out_h, s.out_w) * best * static_cast<double>(s.C * taps);
+  const Move move = plan.layout.columns_inner ? kCopied : kGathered;
+  return chunks(plan, s.out_h, s.out_w) * best * static_cast<double>(s.C * taps) +
+         plane_cycles(plan, move, move);
 }
 
 namespace {
+
+// Cycles to move an element between a tensor and vectors of groups.
+Move lanewise_move(const Plan& plan) {
+  const bool one_channel = plan.geometry.Ci == 1 && plan.geometry.Co == 1;
+  return plan.layout.channels_inner ? (one_channel ? kCopied : kGathered) : kTransposed;
+}
 
 template <class scalar_t>
 double plan_lanewise_correlation(Plan& plan, const Kernels<scalar_t>& k) {
@@ -133,8 +160,10 @@ double plan_lanewise_correlation(Plan& plan, const Kernels<scalar_t>& k) {
                        scratch_bytes(plan.kh_block * g.kW, sizeof(KStep));
   const double step = std::max(1 / k.fma_per_cycle, load_cycles(plan, true) * 1.1);
   const double lane_use = static_cast<double>(ceil_div(g.G, L)) / static_cast<double>(g.G);
+  const Move move = lanewise_move(plan);
   return step * lane_use * static_cast<double>(s.C * s.O * taps) * static_cast<double>(s.out_h * s.out_w) /
-         static_cast<double>(s.h.out_step * s.w.out_step);
+             static_cast<double>(s.h.out_step * s.w.out_step) +
+         plane_cycles(plan, move, move);
 }
 
 template <class scalar_t>
@@ -164,7 +193,9 @@ double plan_lanewise_weight(Plan& plan, const Kernels<scalar_t>& k) {
   const double mr = g.dilation_w == 1 ? static_cast<double>(balanced(g.kW, plan.mr)) : 1.0;
   const double step = std::max({mr / k.fma_per_cycle, (mr + 1) * load_cycles(plan, true), 4.0}) / mr;
   const double lane_use = static_cast<double>(ceil_div(g.G, L)) / static_cast<double>(g.G);
-  return step * lane_use * static_cast<double>(g.Ci * g.Co * g.kH * g.kW) * static_cast<double>(g.oH * g.oW);
+  const Move move = lanewise_move(plan);
+  return step * lane_use * static_cast<double>(g.Ci * g.Co * g.kH * g.kW) * static_cast<double>(g.oH * g.oW) +
+         plane_cycles(plan, move, move);
 }
 
 }  // namespace
@@ -175,7 +206,109 @@ double plan_lanewise(Plan& plan, const Kernels<scalar_t>& k) {
                                                       : plan_lanewise_correlation(plan, k);
 }
 
+namespace {
+
+template <class scalar_t>
+double plan_rows_correlation(Plan& plan, const Kernels<scalar_t>& k) {
+  const ConvGeometry& g = plan.geometry;
+  const Sizes s = sizes_of(plan);
+  const int64_t es = plan.element_size;
+  plan.lanes = k.lanes;
+  plan.panels = 1, plan.kw_block = g.kW;
+  plan.c_block = balanced(s.C, kTerms / std::max<int64_t>(1, s.h.taps * s.w.taps));
+  plan.kh_block = balanced(g.kH, kTerms / std::max<int64_t>(1, plan.c_block * g.kW));
+  plan.cols = balanced(s.out_w, kChunkCols);
+  const int64_t columns = ceil_div(plan.cols, s.w.out_step),
+                vectors = std::max<int64_t>(1, ceil_div(columns, k.lanes));
+  plan.mr = kMaxTileRows;
+  for (plan.nv = kMaxVectors; !k.row_kernel[plan.nv][plan.mr];) --plan.nv;
+  plan.nv = static_cast<int>(balanced(vectors, plan.nv));
+  const int64_t width = width_bound(s.w, plan.cols), slack = kMaxVectors * k.lanes;
+  const auto source = [&](int64_t rows) {
+    return (plan.c_block * width_bound(s.h, rows) * width + slack) * es;
+  };
+  const auto tiles = [&](int64_t rows) {
+    return s.w.out_step * rows * (columns + 1) * (s.C > plan.c_block ? s.O : 1) * es;
+  };
+  choose_rows(plan, s.out_h, s.out_h,
+              [&](int64_t rows) { return source(rows) <= kSourceBytes && tiles(rows) <= kTileBytes; });
+  plan.source_bytes = scratch_bytes(source(plan.rows), 1);
+  plan.weight_bytes = scratch_bytes(plan.c_block * plan.kh_block * g.kW, es);
+  plan.tile_bytes = scratch_bytes(tiles(plan.rows), 1);
+  plan.scratch_bytes = plan.source_bytes + plan.weight_bytes + plan.tile_bytes;
+  if (plan.source_bytes > 4 * kSourceBytes || plan.weight_bytes > kWeightBytes ||
+      plan.tile_bytes > 4 * kTileBytes)
+    return kNever;
+
+  // A tile: every row of its window is loaded once for each kernel column, and feeds as many rows as it has taps on.
+  const double chains = static_cast<double>(std::min<int64_t>(s.h.taps, s.h.source_step));
+  const double taps_h = static_cast<double>(s.h.taps), taps_w = static_cast<double>(s.w.taps);
+  const int64_t rows = ceil_div(std::min(plan.rows, s.out_h), s.h.out_step);
+  const double mr = std::min({static_cast<double>(plan.mr), static_cast<double>(rows), taps_h / chains + 1});
+  const double nv = static_cast<double>(vectors);
+  const double window = taps_h + chains * (mr - 1);
+  const double row = std::max({taps_h * mr * nv / window / k.fma_per_cycle,
+                               nv * load_cycles(plan, false) + taps_h * mr / window / 2, 4.0});
+  const double tile = taps_w * window * row + 12 * nv + 8;
+  const double phases = static_cast<double>(std::clamp<int64_t>(s.out_h, 1, s.h.out_step) *
+                                            std::clamp<int64_t>(s.out_w, 1, s.w.out_step));
+  const double sums = chunks(plan, s.out_h, s.out_w) * phases * static_cast<double>(s.C * s.O) *
+                      std::ceil(static_cast<double>(rows) / mr) * tile;
+  const bool inner = plan.layout.columns_inner;
+  return sums + plane_cycles(plan,
+                             !inner                 ? kGathered
+                             : s.w.source_step == 1 ? kCopied
+                                                    : kZipped,
+                             !inner              ? kGathered
+                             : s.w.out_step == 1 ? kInPlace
+                                                 : kZipped);
+}
+
+template <class scalar_t>
+double plan_rows_weight(Plan& plan, const Kernels<scalar_t>& k) {
+  const ConvGeometry& g = plan.geometry;
+  const int64_t es = plan.element_size, L = k.lanes;
+  plan.lanes = k.lanes;
+  plan.nv = 1, plan.mr = kMaxWeightRows, plan.panels = 1;
+  plan.c_block = g.Ci, plan.kw_block = g.kW;
+  plan.kh_block = balanced(g.kH, kTileBytes / std::max<int64_t>(1, g.Co * g.Ci * g.kW * L * es));
+  plan.cols = balanced(g.oW, kSumPixels);
+  const AxisBound h = axis_bound(true, g.oH, g.iH, plan.kh_block, g.stride_h, g.dilation_h);
+  const AxisBound w = axis_bound(true, g.oW, g.iW, g.kW, g.stride_w, g.dilation_w);
+  const auto source = [&](int64_t rows) { return width_bound(h, rows) * width_bound(w, plan.cols) * es; };
+  // A lane sums a vector's share of a chunk.
+  choose_rows(plan, g.oH, kSumPixels * L / 4 / std::max<int64_t>(1, plan.cols),
+              [&](int64_t rows) { return source(rows) <= kSourceBytes; });
+  plan.source_bytes = scratch_bytes(source(plan.rows), 1);
+  plan.tile_bytes = scratch_bytes(g.Co * g.Ci * plan.kh_block * g.kW * L, es);
+  plan.scratch_bytes = plan.source_bytes + plan.tile_bytes;
+  if (plan.source_bytes > 4 * kSourceBytes || plan.tile_bytes > 2 * kTileBytes) return kNever;
+
+  int64_t kw = kMaxWeightCols;
+  while (!k.row_weight_kernel[kMaxWeightRows][kw]) --kw;
+  const double chains =
+      static_cast<double>(std::min(g.kH, g.stride_h % g.dilation_h == 0 ? g.stride_h / g.dilation_h : g.kH));
+  const double mr = std::min<double>(kMaxWeightRows, static_cast<double>(g.kH) / chains);
+  const double nc = static_cast<double>(balanced(g.kW, kw));
+  const double step =
+      std::max((mr + nc * 0.75) * load_cycles(plan, true) * 1.5, mr * nc / k.fma_per_cycle) / (mr * nc);
+  const double vectors = static_cast<double>(ceil_div(g.oW, L));
+  const double calls = static_cast<double>(g.kH * g.kW) / (mr * nc) * 40;
+  return static_cast<double>(g.Ci * g.Co) *
+             (step * static_cast<double>(g.kH * g.kW * g.oH) * vectors + calls) +
+         plane_cycles(plan, g.stride_w == 1 ? kCopied : kZipped, kInPlace);
+}
+
+}  // namespace
+
+template <class scalar_t>
+double plan_rows(Plan& plan, const Kernels<scalar_t>& k) {
+  return plan.contraction == Contraction::kGradWeight ? plan_rows_weight(plan, k)
+                                                      : plan_rows_correlation(plan, k);
+}
+
 #define TCE_INSTANTIATE(scalar_t)                                         \
+  template double plan_rows<scalar_t>(Plan&, const Kernels<scalar_t>&);   \
   template double plan_pixels<scalar_t>(Plan&, const Kernels<scalar_t>&); \
   template double plan_lanewise<scalar_t>(Plan&, const Kernels<scalar_t>&);
 TCE_INSTANTIATE(float)

@@ -132,6 +132,8 @@ double plan_winograd(Plan& plan, const Kernels<scalar_t>& kernels);
 template <class scalar_t>
 double plan_pixels(Plan& plan, const Kernels<scalar_t>& kernels);
 template <class scalar_t>
+double plan_rows(Plan& plan, const Kernels<scalar_t>& kernels);
+template <class scalar_t>
 double plan_lanewise(Plan& plan, const Kernels<scalar_t>& kernels);
 
 // The cycles of an algorithm that cannot compute a geometry, or not within its scratch.

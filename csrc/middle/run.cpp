@@ -6,10 +6,15 @@ namespace tce {
 
 namespace {
 
-// Rows follow each other without a gap: element (h, w) lies at (h * W + w) * stride_w.
-template <class T>
-bool rows_merge(const TensorView<T>& t, int64_t w) {
-  return t.stride[2] == w * t.stride[3];
+// The strides are those of the two tensors with pixels: forward and grad_input read a and write the result,
+// grad_weight reads a and b.
+Layout layout_of(const int64_t (&a)[4], const int64_t (&b)[4], const ConvGeometry& g) {
+  Layout layout = {};
+  // Element (h, w) lies at (h * W + w) * stride_w. Asked for pointwise convolutions, which have iW == oW.
+  layout.rows_merge = a[2] == g.iW * a[3] && b[2] == g.iW * b[3];
+  layout.columns_inner = a[3] == 1 && b[3] == 1 && !batch_is_row(g);
+  layout.channels_inner = a[1] == 1 && b[1] == 1;
+  return layout;
 }
 
 // The operands of plan_exchanged (plan_direct.cpp): X and dY change places, dW its channels, and its kernel
@@ -38,11 +43,9 @@ template <class scalar_t>
 void run(Contraction contraction, const ConvGeometry& geometry, const Operands<scalar_t>& operands,
          const PlanOptions& options, const KernelTable& table, int threads) {
   const bool weight = contraction == Contraction::kGradWeight;
-  // forward and grad_input read a and write the result, grad_weight reads a and b; a 1x1 kernel has iW == oW.
-  const bool merge =
-      rows_merge(operands.a, geometry.iW) &&
-      (weight ? rows_merge(operands.b, geometry.iW) : rows_merge(operands.result, geometry.iW));
-  const Plan plan = make_plan<scalar_t>(contraction, geometry, merge, options, table);
+  const Layout layout =
+      layout_of(operands.a.stride, weight ? operands.b.stride : operands.result.stride, geometry);
+  const Plan plan = make_plan<scalar_t>(contraction, geometry, layout, options, table);
   // Winograd leaves what is not finite to the direct algorithm.
   const Plan direct = plan.algorithm == Algorithm::kWinograd ? make_direct_plan<scalar_t>(plan, table) : plan;
   ConvGeometry g = plan.geometry;

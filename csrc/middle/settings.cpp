@@ -37,7 +37,7 @@ void set_algorithm(const std::string& name) {
     if (name == name_of(static_cast<Algorithm>(i))) return only.store(i);
   }
   throw std::invalid_argument("set_algorithm: given '" + name +
-                              "', expected direct, winograd, pixels, lanewise, subpixel or exchanged");
+                              "', expected direct, winograd, pixels, lanewise, rows, subpixel or exchanged");
 }
 
 }  // namespace tce

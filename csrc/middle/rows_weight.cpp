@@ -1,0 +1,178 @@
+// grad_weight with lanes over the columns of a row: depthwise convolution and small groups where columns lie side
+// by side. dY is read where it lies, X from packed planes; a lane sums its columns, and at the end the lanes are
+// added.
+//
+// Loops, outermost first, with what each holds:
+//
+//   item (group, kh)                        one thread; its sums: [co][ci][kh][kw][lanes]       L1
+//     chunk of rows and columns of dY
+//       image
+//         ci                                X's plane packed: [height][width]                   L1, L2
+//           co, taps (kh, kw)               row weight kernel: sum over the chunk's pixels      registers
+//   then: the lanes of each sum added, to the tensor
+//
+// The chunks are fixed by the geometry and summed in order: the same bits for any number of threads.
+
+#include <algorithm>
+#include <vector>
+
+#include "parallel.h"
+#include "planes.h"
+#include "scratch.h"
+
+namespace tce {
+
+namespace {
+
+struct Item {
+  int64_t g;
+  KRange kh;
+};
+
+template <class scalar_t>
+class Worker {
+ public:
+  Worker(const Plan& plan, const ConvGeometry& g, const Operands<scalar_t>& t,
+         const Kernels<scalar_t>& kernels, const Item& item)
+      : plan_(plan),
+        g_(g),
+        t_(t),
+        kernels_(kernels),
+        item_(item),
+        scratch_(plan.scratch_bytes),
+        lanes_(kernels.lanes),
+        nh_(item.kh.end - item.kh.begin),
+        rows_(forward_axis(g.oH, g.iH, item.kh, g.stride_h, g.padding_h, g.dilation_h)),
+        cols_(forward_axis(g.oW, g.iW, {0, g.kW}, g.stride_w, g.padding_w, g.dilation_w)) {
+    const auto take = [&](int64_t bytes) {
+      return scratch_.template take<scalar_t>(bytes / static_cast<int64_t>(sizeof(scalar_t)));
+    };
+    source_ = take(plan.source_bytes);
+    sums_ = take(plan.tile_bytes);
+  }
+
+  void run() {
+    std::fill_n(sums_, g_.Co * g_.Ci * nh_ * g_.kW * lanes_, scalar_t(0));
+    for (int64_t h = 0; h < g_.oH; h += plan_.rows) {
+      for (int64_t w = 0; w < g_.oW; w += plan_.cols) {
+        sum_chunk({h, std::min(g_.oH, h + plan_.rows)}, {w, std::min(g_.oW, w + plan_.cols)});
+      }
+    }
+    store();
+  }
+
+ private:
+  // The same chunk of all images, in order.
+  void sum_chunk(const KRange& h, const KRange& w) {
+    const SourceRuns rows = make_source_runs(rows_, h.begin, h.end, false);
+    const SourceRuns cols = make_source_runs(cols_, w.begin, w.end, false);
+    check_fits(rows.length * cols.length, sizeof(scalar_t), plan_.source_bytes);
+    taps_.assign(cols.start[0].begin(), cols.start[0].end());
+    const auto [sn, sc, sh, sw] = t_.a.stride;
+    for (int64_t n = 0; n < g_.N; ++n) {
+      for (int64_t ci = 0; ci < g_.Ci; ++ci) {
+        pack_planes(kernels_, t_.a.data + n * sn + (item_.g * g_.Ci + ci) * sc, {sc, sh, sw, 0, 1}, 1, g_.iH,
+                    g_.iW, rows, cols, n == 0 && ci == 0, source_);
+        for (int64_t co = 0; co < g_.Co; ++co) sum_plane(n, co, ci, rows, cols, h, w);
+      }
+    }
+  }
+
+  void sum_plane(int64_t n, int64_t co, int64_t ci, const SourceRuns& rows, const SourceRuns& cols,
+                 const KRange& h, const KRange& w) {
+    const auto [sn, sc, sh, sw] = t_.b.stride;
+    RowWeightProblem<scalar_t> problem = {};
+    problem.x_row = cols.length;
+    problem.dy_row = sh;
+    problem.cols = w.end - w.begin;
+    const scalar_t* dy = t_.b.data + n * sn + (item_.g * g_.Co + co) * sc + w.begin;
+    scalar_t* sums = sums_ + (co * g_.Ci + ci) * nh_ * g_.kW * lanes_;
+    // Kernel rows whose sources are neighbouring packed rows are `step` apart; they share what is loaded.
+    const int64_t step = g_.stride_h % g_.dilation_h == 0 ? g_.stride_h / g_.dilation_h : nh_;
+    for (int64_t residue = 0; residue < std::min(step, nh_); ++residue) {
+      for (int64_t kh = residue; kh < nh_;) {
+        int64_t count = std::min<int64_t>(kMaxWeightRows, ceil_div(nh_ - kh, step));
+        KRange met = rows_that_meet(kh, count, step, h);
+        while (count > 1 && met.end - met.begin < count - 1) met = rows_that_meet(kh, --count, step, h);
+        if (met.begin < met.end) {
+          problem.rows = met.end - met.begin;
+          problem.sums_row = step * g_.kW * lanes_;
+          problem.dy = dy + met.begin * sh;
+          sum_taps(problem, kh, count, (rows.start[0][kh] + met.begin) * cols.length, w.begin, sums);
+        }
+        kh += count * step;
+      }
+    }
+  }
+
+  // The rows of dY in h that meet a row of X with one of the kernel rows kh, kh + step, ...
+  KRange rows_that_meet(int64_t kh, int64_t count, int64_t step, const KRange& h) const {
+    const auto source = [&](int64_t k) { return (item_.kh.begin + k) * g_.dilation_h - g_.padding_h; };
+    const int64_t begin = std::clamp(ceil_div(-source(kh + (count - 1) * step), g_.stride_h), h.begin, h.end);
+    return {begin, std::clamp(ceil_div(g_.iH - source(kh), g_.stride_h), begin, h.end)};
+  }
+
+  // `count` kernel rows from kh on, all kernel columns.
+  void sum_taps(RowWeightProblem<scalar_t>& problem, int64_t kh, int64_t count, int64_t row, int64_t column,
+                scalar_t* sums) {
+    int64_t most = kMaxWeightCols;
+    while (!kernels_.row_weight_kernel[count][most]) --most;
+    const int64_t parts = ceil_div(g_.kW, most);
+    for (int64_t i = 0; i < parts; ++i) {
+      const int64_t begin = part_start(g_.kW, parts, i), end = part_start(g_.kW, parts, i + 1);
+      problem.x = source_ + row + column;
+      problem.taps = taps_.data() + begin;
+      problem.sums = sums + (kh * g_.kW + begin) * lanes_;
+      kernels_.row_weight_kernel[count][end - begin](problem);
+    }
+  }
+
+  // The lanes of each sum, added in order.
+  void store() {
+    const auto [so, si, sh, sw] = t_.result.stride;
+    const scalar_t* sums = sums_;
+    for (int64_t co = 0; co < g_.Co; ++co) {
+      for (int64_t ci = 0; ci < g_.Ci; ++ci) {
+        for (int64_t kh = 0; kh < nh_; ++kh) {
+          for (int64_t kw = 0; kw < g_.kW; ++kw, sums += lanes_) {
+            scalar_t sum = 0;
+            for (int64_t l = 0; l < lanes_; ++l) sum += sums[l];
+            t_.result.data[(item_.g * g_.Co + co) * so + ci * si + (item_.kh.begin + kh) * sh + kw * sw] =
+                sum;
+          }
+        }
+      }
+    }
+  }
+
+  const Plan& plan_;
+  const ConvGeometry& g_;
+  const Operands<scalar_t>& t_;
+  const Kernels<scalar_t>& kernels_;
+  const Item item_;
+  Scratch scratch_;
+  const int64_t lanes_, nh_;
+  const Axis rows_, cols_;
+  std::vector<int32_t> taps_;
+  scalar_t *source_, *sums_;
+};
+
+}  // namespace
+
+template <class scalar_t>
+void rows_grad_weight(const Plan& plan, const ConvGeometry& g, const Operands<scalar_t>& t,
+                      const Kernels<scalar_t>& kernels, int threads) {
+  const int64_t kh_parts = ceil_div(g.kH, plan.kh_block);
+  parallel_for(g.G * kh_parts, threads, [&](int64_t i) {
+    const int64_t part = i % kh_parts;
+    const Item item{i / kh_parts, {part_start(g.kH, kh_parts, part), part_start(g.kH, kh_parts, part + 1)}};
+    Worker<scalar_t>(plan, g, t, kernels, item).run();
+  });
+}
+
+template void rows_grad_weight<float>(const Plan&, const ConvGeometry&, const Operands<float>&,
+                                      const Kernels<float>&, int);
+template void rows_grad_weight<double>(const Plan&, const ConvGeometry&, const Operands<double>&,
+                                       const Kernels<double>&, int);
+
+}  // namespace tce
