@@ -139,8 +139,13 @@ double plan_grad_weight(Plan& plan, const Kernels<scalar_t>& k) {
 
 template <class scalar_t>
 double plan_direct(Plan& plan, const Kernels<scalar_t>& kernels) {
-  return plan.contraction == Contraction::kGradWeight ? plan_grad_weight(plan, kernels)
-                                                      : plan_correlation(plan, kernels, shape_of(plan));
+  const bool in_place = plan.layout.channels_inner;
+  if (plan.contraction == Contraction::kGradWeight) {
+    const Move& move = in_place ? kCopied : kTransposed;
+    return plan_grad_weight(plan, kernels) + plane_cycles(plan, move, move);
+  }
+  return plan_correlation(plan, kernels, shape_of(plan)) +
+         plane_cycles(plan, kCopied, in_place ? kInPlace : kTransposed);
 }
 
 template <class scalar_t>

@@ -49,24 +49,6 @@ double chunks(const Plan& plan, int64_t out_h, int64_t out_w) {
   return static_cast<double>(ceil_div(out_h, plan.rows) * ceil_div(out_w, plan.cols));
 }
 
-// Cycles to pack or to store a row of a plane, and an element of it (measured on Zen 4): copied along rows, with
-// every second element, transposed between planes and vectors of groups, or one at a time.
-struct Move {
-  double row, element;
-};
-constexpr Move kInPlace{0, 0}, kCopied{25, 0.15}, kZipped{60, 0.4}, kTransposed{0, 0.4}, kGathered{0, 3};
-
-// Cycles to pack a group's planes of X, dX's or dY's (`in`), and to store its results (`out`).
-double plane_cycles(const Plan& plan, const Move& in, const Move& out) {
-  const ConvGeometry& g = plan.geometry;
-  const auto cycles = [](const Move& move, int64_t channels, int64_t h, int64_t w) {
-    return static_cast<double>(channels * h) * (move.row + move.element * static_cast<double>(w));
-  };
-  // Of grad_weight X is packed, and dY is `out`.
-  const bool x_first = plan.contraction != Contraction::kGradInput;
-  return cycles(x_first ? in : out, g.Ci, g.iH, g.iW) + cycles(x_first ? out : in, g.Co, g.oH, g.oW);
-}
-
 }  // namespace
 
 template <class scalar_t>
@@ -124,9 +106,9 @@ double plan_pixels(Plan& plan, const Kernels<scalar_t>& k) {
   plan.scratch_bytes =
       plan.source_bytes + plan.weight_bytes + plan.tile_bytes + scratch_bytes(taps, sizeof(KStep));
   // Each phase has its own pixels, and its share of the kernel's elements.
-  const Move move = plan.layout.columns_inner ? kCopied : kGathered;
+  const bool inner = plan.layout.columns_inner;
   return chunks(plan, s.out_h, s.out_w) * best * static_cast<double>(s.C * taps) +
-         plane_cycles(plan, move, move);
+         plane_cycles(plan, inner ? kCopied : kGathered, inner && s.w.out_step == 1 ? kCopied : kGathered);
 }
 
 namespace {
@@ -158,11 +140,12 @@ double plan_lanewise_correlation(Plan& plan, const Kernels<scalar_t>& k) {
   if (plan.source_bytes > 4 * kSourceBytes || plan.weight_bytes > kWeightBytes) return kNever;
   plan.scratch_bytes = plan.source_bytes + plan.weight_bytes + plan.tile_bytes +
                        scratch_bytes(plan.kh_block * g.kW, sizeof(KStep));
-  const double step = std::max(1 / k.fma_per_cycle, load_cycles(plan, true) * 1.1);
+  // Two loads for an FMA. Planes of several channels come from L2, if they fit there (measured: 1.4 times).
+  const double step = std::max(1 / k.fma_per_cycle, 1.1 * load_cycles(plan, true)) * (s.C > 1 ? 1.4 : 1.0);
   const double lane_use = static_cast<double>(ceil_div(g.G, L)) / static_cast<double>(g.G);
   const Move move = lanewise_move(plan);
-  return step * lane_use * static_cast<double>(s.C * s.O * taps) * static_cast<double>(s.out_h * s.out_w) /
-             static_cast<double>(s.h.out_step * s.w.out_step) +
+  const double terms = static_cast<double>(s.C * taps) / static_cast<double>(s.h.out_step * s.w.out_step);
+  return (step * terms + 5) * lane_use * static_cast<double>(s.O * s.out_h * s.out_w) +
          plane_cycles(plan, move, move);
 }
 
@@ -249,7 +232,7 @@ double plan_rows_correlation(Plan& plan, const Kernels<scalar_t>& k) {
   const double window = taps_h + chains * (mr - 1);
   const double row = std::max({taps_h * mr * nv / window / k.fma_per_cycle,
                                nv * load_cycles(plan, false) + taps_h * mr / window / 2, 4.0});
-  const double tile = taps_w * window * row + 12 * nv + 8;
+  const double tile = 1.3 * taps_w * window * row + 12 * nv + 8;
   const double phases = static_cast<double>(std::clamp<int64_t>(s.out_h, 1, s.h.out_step) *
                                             std::clamp<int64_t>(s.out_w, 1, s.w.out_step));
   const double sums = chunks(plan, s.out_h, s.out_w) * phases * static_cast<double>(s.C * s.O) *
@@ -291,7 +274,9 @@ double plan_rows_weight(Plan& plan, const Kernels<scalar_t>& k) {
   const double mr = std::min<double>(kMaxWeightRows, static_cast<double>(g.kH) / chains);
   const double nc = static_cast<double>(balanced(g.kW, kw));
   const double step =
-      std::max((mr + nc * 0.75) * load_cycles(plan, true) * 1.5, mr * nc / k.fma_per_cycle) / (mr * nc);
+      1.8 *
+      std::max(mr * load_cycles(plan, true) + nc * load_cycles(plan, false), mr * nc / k.fma_per_cycle) /
+      (mr * nc);
   const double vectors = static_cast<double>(ceil_div(g.oW, L));
   const double calls = static_cast<double>(g.kH * g.kW) / (mr * nc) * 40;
   return static_cast<double>(g.Ci * g.Co) *
