@@ -125,6 +125,9 @@ struct Kernels {
   void (*row_weight_kernel[kMaxWeightRows + 1][kMaxWeightCols + 1])(
       const RowWeightProblem<scalar_t>&);  // [kh][kw], or null
   void (*copy_2d)(const Copy2d&, const scalar_t* src, scalar_t* dst);
+  // dst[p * lanes + l] = src[p * src_pixel + channel[l]] of `pixels` pixels; channel[l] < channels <= 2 * lanes.
+  void (*spread)(const scalar_t* src, int64_t src_pixel, int64_t pixels, int64_t channels,
+                 const int32_t* channel, scalar_t* dst);
 
   // Winograd F(4x4, 3x3); every element below is a vector of channels. The 36 results (or sources) of a tile
   // lie `plane` apart, row by row; tiles lie `tile_stride` apart.

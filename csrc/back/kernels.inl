@@ -136,6 +136,19 @@ void copy_every_second(const Copy2d& c, const scalar_t* src, scalar_t* dst) {
   }
 }
 
+template <class scalar_t>
+void spread(const scalar_t* src, int64_t src_pixel, int64_t pixels, int64_t channels, const int32_t* channel,
+            scalar_t* dst) {
+  constexpr int L = kLanes<scalar_t>;
+  const auto lanes = lane_index<scalar_t>(channel);
+  const int low = static_cast<int>(channels < L ? channels : L), high = static_cast<int>(channels) - low;
+  for (int64_t p = 0; p < pixels; ++p, src += src_pixel, dst += L) {
+    const Vec<scalar_t> first = load_partial(src, low);
+    const Vec<scalar_t> second = high ? load_partial(src + L, high) : Vec<scalar_t>{};
+    store(dst, pick_lanes(first, second, lanes));
+  }
+}
+
 // Two rows of src become the even and the odd elements of one line of dst.
 template <class scalar_t>
 void copy_zipped(const Copy2d& c, const scalar_t* src, scalar_t* dst) {
@@ -216,6 +229,7 @@ constexpr Kernels<scalar_t> make_kernels(double fma_per_cycle) {
   k.lanes = kLanes<scalar_t>;
   k.fma_per_cycle = fma_per_cycle;
   k.copy_2d = copy_2d<scalar_t>;
+  k.spread = spread<scalar_t>;
   k.winograd_input = winograd_input<scalar_t>;
   k.winograd_output_grad = winograd_output_grad<scalar_t>;
   k.winograd_kernel = winograd_kernel<scalar_t>;

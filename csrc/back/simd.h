@@ -9,6 +9,7 @@
 #pragma once
 
 #include <cstdint>
+#include <type_traits>
 #include <utility>
 
 #if defined(__AVX2__)
@@ -127,6 +128,28 @@ template <class V, int... J>
 TCE_INLINE V zip_high(V a, V b, std::integer_sequence<int, J...>) {
   constexpr int L = static_cast<int>(sizeof...(J));
   return __builtin_shufflevector(a, b, (L / 2 + J / 2 + (J % 2) * L)...);
+}
+
+// Lane j of the result: element index[j] of the 2 * lanes elements of a followed by b.
+template <class scalar_t>
+using Index = typename VectorOf<std::conditional_t<sizeof(scalar_t) == 4, int32_t, int64_t>>::type;
+
+template <class scalar_t>
+TCE_INLINE Index<scalar_t> lane_index(const int32_t* index) {
+  Index<scalar_t> v = {};
+  for (int j = 0; j < kLanes<scalar_t>; ++j) v[j] = index[j];
+  return v;
+}
+template <class V, class I>
+TCE_INLINE V pick_lanes(V a, V b, I index) {
+#if defined(__clang__)
+  constexpr int L = static_cast<int>(sizeof(V) / sizeof(a[0]));
+  V v = {};
+  for (int j = 0; j < L; ++j) v[j] = index[j] < L ? a[index[j]] : b[index[j] - L];
+  return v;
+#else
+  return __builtin_shuffle(a, b, index);
+#endif
 }
 
 // Transposes a lanes x lanes block in registers: swaps the off-diagonal S x S sub-blocks of each 2S x 2S

@@ -112,7 +112,10 @@ int64_t cut_groups(const Plan& plan, int64_t groups, int64_t others, int threads
                        static_cast<double>(plan.rows * plan.cols) /
                        (plan.algorithm == Algorithm::kLanewise ? 1 : plan.lanes);
   // Several groups share an item until it is worth its overhead; but every thread gets some.
-  const int64_t worth = std::max<int64_t>(1, static_cast<int64_t>(10 * kItem / std::max(group, 1.0)));
+  // Where channels lie side by side, an item that has all of them reads every line of its pixels once.
+  const int64_t worth = plan.layout.channels_inner
+                            ? groups
+                            : std::max<int64_t>(1, static_cast<int64_t>(10 * kItem / std::max(group, 1.0)));
   return std::clamp<int64_t>(std::min(worth, groups * others / (4 * threads)), 1,
                              std::max<int64_t>(1, groups));
 }

@@ -1,5 +1,8 @@
-// forward and grad_input with lanes over groups: depthwise convolution, where a group has one channel, and
+// forward and grad_input with lanes over channels: depthwise convolution, where a group has one channel, and
 // groups of a few channels. Nothing is broadcast and no lane is wasted, whatever the width of the image.
+//
+// Lanes are groups, or (Plan::spread) neighbouring result channels: where channels lie side by side, a pixel of X is
+// then spread to the lanes of the groups that read it, and results go to the tensor as they are.
 //
 // Loops, outermost first, with what each holds:
 //
@@ -10,6 +13,9 @@
 //           row taps of the phase (kh_block)  steps: offsets of these taps                      L1
 //             row, tile (mr pixels)           microkernel, lane by lane: sum over c and taps    registers
 //         then: the tiles to the tensor, transposed where its layout asks for it
+//
+// Depthwise sources whose channels lie side by side could be read without packing; that was tried and is slower: pixels
+// a power of two apart fall into few sets of L1, and nothing is fetched ahead.
 
 #include <algorithm>
 #include <vector>
@@ -49,30 +55,84 @@ class Worker {
 
   void run() {
     check_fits(rows_.length * cols_.length * lanes_ * c_.C, sizeof(scalar_t), plan_.source_bytes);
+    const int64_t units = plan_.spread ? c_.G * c_.O : c_.G;
     for (int64_t b = item_.first; b < item_.last; ++b) {
-      run_block(b * lanes_, std::min<int64_t>(c_.G, (b + 1) * lanes_));
+      const int64_t first = b * lanes_, valid = std::min(lanes_, units - first);
+      if (plan_.spread) {
+        run_results(first, valid);
+      } else {
+        run_groups(first, valid);
+      }
     }
   }
 
  private:
-  void run_block(int64_t g_first, int64_t g_last) {
-    const int64_t valid = g_last - g_first, plane = rows_.length * cols_.length * lanes_;
+  int64_t plane() const { return rows_.length * cols_.length * lanes_; }
+
+  // Lanes are the groups from g_first on.
+  void run_groups(int64_t g_first, int64_t valid) {
     const auto [sn, sc, sh, sw] = c_.source.stride;
+    const bool clear = is_first_packed();
     for (int64_t c = 0; c < c_.C; ++c) {
       pack_planes(kernels_, c_.source.data + item_.n * sn + (g_first * c_.C + c) * sc,
-                  {c_.C * sc, sh, sw, 1, lanes_}, valid, c_.source_h, c_.source_w, rows_, cols_,
-                  g_first == item_.first * lanes_, source_ + c * plane);
+                  {c_.C * sc, sh, sw, 1, lanes_}, valid, c_.source_h, c_.source_w, rows_, cols_, clear,
+                  source_ + c * plane());
     }
     for (int64_t o = 0; o < c_.O; ++o) {
       WeightView<scalar_t> w = c_.weight;
       w.data += g_first * c_.weight_group + o * w.lane;
       w.lane = c_.weight_group;
       pack_weight(kernels_, w, valid, lanes_, c_.C, {0, c_.kH}, {0, c_.kW}, weight_);
-      if (c_.bias) start_with_bias(g_first, valid, o);
-      for (size_t fh = 0; fh < row_axis_.phases.size(); ++fh) {
-        for (size_t fw = 0; fw < col_axis_.phases.size(); ++fw) run_phases(fh, fw);
-      }
-      store(g_first, valid, o);
+      compute(g_first * c_.O + o, c_.O, valid);
+    }
+  }
+
+  // Lanes are the result channels from `first` on.
+  void run_results(int64_t first, int64_t valid) {
+    const auto [sn, sc, sh, sw] = c_.source.stride;
+    const int64_t g_first = first / c_.O, groups = (first + valid - 1) / c_.O - g_first + 1;
+    const bool clear = is_first_packed();
+    std::vector<int32_t> channel(static_cast<size_t>(lanes_), 0);
+    for (int64_t c = 0; c < c_.C; ++c) {
+      for (int64_t l = 0; l < valid; ++l)
+        channel[static_cast<size_t>(l)] = static_cast<int32_t>(((first + l) / c_.O - g_first) * c_.C + c);
+      spread_plane(kernels_, c_.source.data + item_.n * sn + g_first * c_.C * sc, sh, sw, groups * c_.C,
+                   channel.data(), c_.source_h, c_.source_w, rows_, cols_, clear, source_ + c * plane());
+    }
+    const WeightView<scalar_t>& w = c_.weight;
+    const int64_t taps = c_.kH * c_.kW;
+    std::fill_n(weight_, c_.C * taps * lanes_, scalar_t(0));
+    for (int64_t l = 0; l < valid; ++l) {
+      const scalar_t* src = w.data + (first + l) / c_.O * c_.weight_group + (first + l) % c_.O * w.lane;
+      for (int64_t c = 0; c < c_.C; ++c)
+        for (int64_t kh = 0; kh < c_.kH; ++kh)
+          for (int64_t kw = 0; kw < c_.kW; ++kw)
+            weight_[((c * c_.kH + kh) * c_.kW + kw) * lanes_ + l] =
+                src[c * w.channel + kh * w.kh + kw * w.kw];
+    }
+    compute(first, 1, valid);
+  }
+
+  // The first block that is packed clears what lies outside the image.
+  bool is_first_packed() {
+    const bool first = !packed_;
+    packed_ = true;
+    return first;
+  }
+
+  // The result channels first, first + step, ... of the lanes.
+  void compute(int64_t first, int64_t step, int64_t valid) {
+    if (c_.bias) start_with_bias(first, step, valid);
+    for (size_t fh = 0; fh < row_axis_.phases.size(); ++fh) {
+      for (size_t fw = 0; fw < col_axis_.phases.size(); ++fw) run_phases(fh, fw);
+    }
+    const auto [sn, sc, sh, sw] = c_.out.stride;
+    scalar_t* out = c_.out.data + item_.n * sn + first * sc + item_.row_first * sh + item_.col_first * sw;
+    // Rows that follow each other in the tensor without a gap are one long row.
+    const bool merge = sh == out_w_ * sw;
+    const int64_t lines = merge ? 1 : out_h_, width = merge ? out_h_ * out_w_ : out_w_;
+    for (int64_t i = 0; i < lines; ++i) {
+      kernels_.copy_2d({valid, width, 1, lanes_, step * sc, sw}, tiles_ + i * width * lanes_, out + i * sh);
     }
   }
 
@@ -88,7 +148,7 @@ class Worker {
     TileProblem<scalar_t> tile = {};
     tile.b = weight_;
     tile.outer = c_.C;
-    tile.a_outer = rows_.length * cols_.length * lanes_;
+    tile.a_outer = plane();
     tile.b_outer = c_.kH * c_.kW * lanes_;
     tile.c_stride = col_axis_.out_step * lanes_;
     tile.accumulate = c_.bias;
@@ -137,22 +197,9 @@ class Worker {
     return {static_cast<int64_t>(t0), static_cast<int64_t>(t1)};
   }
 
-  void start_with_bias(int64_t g_first, int64_t valid, int64_t o) {
-    for (int64_t l = 0; l < lanes_; ++l)
-      tiles_[l] = l < valid ? c_.bias[(g_first + l) * c_.O + o] : scalar_t(0);
+  void start_with_bias(int64_t first, int64_t step, int64_t valid) {
+    for (int64_t l = 0; l < lanes_; ++l) tiles_[l] = l < valid ? c_.bias[first + l * step] : scalar_t(0);
     for (int64_t i = 1; i < out_h_ * out_w_; ++i) std::copy_n(tiles_, lanes_, tiles_ + i * lanes_);
-  }
-
-  void store(int64_t g_first, int64_t valid, int64_t o) {
-    const auto [sn, sc, sh, sw] = c_.out.stride;
-    scalar_t* out =
-        c_.out.data + item_.n * sn + (g_first * c_.O + o) * sc + item_.row_first * sh + item_.col_first * sw;
-    // Rows that follow each other in the tensor without a gap are one long row.
-    const bool merge = sh == out_w_ * sw;
-    const int64_t lines = merge ? 1 : out_h_, width = merge ? out_h_ * out_w_ : out_w_;
-    for (int64_t i = 0; i < lines; ++i) {
-      kernels_.copy_2d({valid, width, 1, lanes_, c_.O * sc, sw}, tiles_ + i * width * lanes_, out + i * sh);
-    }
   }
 
   const Correlation<scalar_t>& c_;
@@ -165,6 +212,7 @@ class Worker {
   const int64_t lanes_, out_h_, out_w_;
   scalar_t *source_, *weight_, *tiles_;
   KStep* steps_;
+  bool packed_ = false;
 };
 
 }  // namespace
@@ -173,9 +221,9 @@ template <class scalar_t>
 void lanewise_correlate(const Correlation<scalar_t>& c, const Plan& plan, const Kernels<scalar_t>& kernels,
                         int threads) {
   const Axis rows = c.rows({0, c.kH}), cols = c.cols({0, c.kW});
-  for_each_plane_item(c, plan, ceil_div(c.G, kernels.lanes), threads, [&](const PlaneItem& item) {
-    Worker<scalar_t>(c, plan, kernels, rows, cols, item).run();
-  });
+  for_each_plane_item(
+      c, plan, ceil_div(plan.spread ? c.G * c.O : c.G, kernels.lanes), threads,
+      [&](const PlaneItem& item) { Worker<scalar_t>(c, plan, kernels, rows, cols, item).run(); });
 }
 
 template void lanewise_correlate<float>(const Correlation<float>&, const Plan&, const Kernels<float>&, int);

@@ -185,36 +185,62 @@ void pack_blocked(const Kernels<scalar_t>& kernels, const TensorView<const scala
   }
 }
 
+namespace {
+
+// Calls visit(h, w, at, height, width) for every rectangle of the packed plane that lies inside the image: source
+// position, packed pixel, size.
+template <class F>
+void each_rectangle(const SourceRuns& rows, const SourceRuns& columns, int64_t source_h, int64_t source_w,
+                    F&& visit) {
+  for (const SourceRuns::Run& row : rows.runs) {
+    const KRange h = inside(row, rows.step, source_h);
+    for (const SourceRuns::Run& run : columns.runs) {
+      const KRange w = inside(run, columns.step, source_w);
+      if (h.begin >= h.end || w.begin >= w.end) continue;
+      visit(row.position + h.begin * rows.step, run.position + w.begin * columns.step,
+            (row.base + h.begin) * columns.length + run.base + w.begin, h.end - h.begin, w.end - w.begin);
+    }
+  }
+}
+
+}  // namespace
+
 template <class scalar_t>
 void pack_planes(const Kernels<scalar_t>& kernels, const scalar_t* src, const PlaneStrides& s,
                  int64_t channels, int64_t source_h, int64_t source_w, const SourceRuns& rows,
                  const SourceRuns& columns, bool clear, scalar_t* dst) {
   const bool blocked = s.dst_c == 1;  // a pixel's channels lie side by side
   if (clear) std::fill_n(dst, rows.length * columns.length * (blocked ? s.dst_px : channels), scalar_t(0));
-  for (const SourceRuns::Run& row : rows.runs) {
-    const KRange valid_h = inside(row, rows.step, source_h);
-    for (const SourceRuns::Run& run : columns.runs) {
-      const KRange valid = inside(run, columns.step, source_w);
-      const int64_t height = valid_h.end - valid_h.begin, width = valid.end - valid.begin;
-      if (height <= 0 || width <= 0) continue;
-      const scalar_t* from = src + (row.position + valid_h.begin * rows.step) * s.src_h +
-                             (run.position + valid.begin * columns.step) * s.src_w;
-      scalar_t* to = dst + ((row.base + valid_h.begin) * columns.length + run.base + valid.begin) * s.dst_px;
-      const int64_t from_h = s.src_h * rows.step, from_w = s.src_w * columns.step;
-      const int64_t to_h = columns.length * s.dst_px;
-      if (blocked) {
-        for (int64_t h = 0; h < height; ++h) {
-          kernels.copy_2d({channels, width, s.src_c, from_w, s.dst_c, s.dst_px}, from + h * from_h,
-                          to + h * to_h);
-        }
-      } else {
-        for (int64_t c = 0; c < channels; ++c) {
-          kernels.copy_2d({height, width, from_h, from_w, to_h, s.dst_px}, from + c * s.src_c,
-                          to + c * s.dst_c);
-        }
-      }
-    }
-  }
+  const int64_t from_h = s.src_h * rows.step, from_w = s.src_w * columns.step;
+  const int64_t to_h = columns.length * s.dst_px;
+  each_rectangle(rows, columns, source_h, source_w,
+                 [&](int64_t h, int64_t w, int64_t at, int64_t height, int64_t width) {
+                   const scalar_t* from = src + h * s.src_h + w * s.src_w;
+                   scalar_t* to = dst + at * s.dst_px;
+                   for (int64_t i = 0; blocked && i < height; ++i) {
+                     kernels.copy_2d({channels, width, s.src_c, from_w, s.dst_c, s.dst_px}, from + i * from_h,
+                                     to + i * to_h);
+                   }
+                   for (int64_t c = 0; !blocked && c < channels; ++c) {
+                     kernels.copy_2d({height, width, from_h, from_w, to_h, s.dst_px}, from + c * s.src_c,
+                                     to + c * s.dst_c);
+                   }
+                 });
+}
+
+template <class scalar_t>
+void spread_plane(const Kernels<scalar_t>& kernels, const scalar_t* src, int64_t src_h, int64_t src_w,
+                  int64_t channels, const int32_t* channel, int64_t source_h, int64_t source_w,
+                  const SourceRuns& rows, const SourceRuns& columns, bool clear, scalar_t* dst) {
+  if (clear) std::fill_n(dst, rows.length * columns.length * kernels.lanes, scalar_t(0));
+  each_rectangle(rows, columns, source_h, source_w,
+                 [&](int64_t h, int64_t w, int64_t at, int64_t height, int64_t width) {
+                   for (int64_t i = 0; i < height; ++i) {
+                     kernels.spread(src + (h + i * rows.step) * src_h + w * src_w, src_w * columns.step,
+                                    width, channels, channel,
+                                    dst + (at + i * columns.length) * kernels.lanes);
+                   }
+                 });
 }
 
 template <class scalar_t>
@@ -254,6 +280,9 @@ void pack_weight(const Kernels<scalar_t>& kernels, const WeightView<scalar_t>& w
   template void pack_planes<scalar_t>(const Kernels<scalar_t>&, const scalar_t*, const PlaneStrides&,        \
                                       int64_t, int64_t, int64_t, const SourceRuns&, const SourceRuns&, bool, \
                                       scalar_t*);                                                            \
+  template void spread_plane<scalar_t>(const Kernels<scalar_t>&, const scalar_t*, int64_t, int64_t, int64_t, \
+                                       const int32_t*, int64_t, int64_t, const SourceRuns&,                  \
+                                       const SourceRuns&, bool, scalar_t*);                                  \
   template void pack_weight<scalar_t>(const Kernels<scalar_t>&, const WeightView<scalar_t>&, int64_t,        \
                                       int64_t, int64_t, KRange, KRange, scalar_t*);
 TCE_INSTANTIATE(float)

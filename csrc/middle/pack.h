@@ -99,6 +99,13 @@ void pack_planes(const Kernels<scalar_t>& kernels, const scalar_t* src, const Pl
                  int64_t channels, int64_t source_h, int64_t source_w, const SourceRuns& rows,
                  const SourceRuns& columns, bool clear, scalar_t* dst);
 
+// The plane of lanes, dst[height][width][lanes]: lane l is channel[l] of the `channels` (at most 2 * lanes) that lie side
+// by side from src on.
+template <class scalar_t>
+void spread_plane(const Kernels<scalar_t>& kernels, const scalar_t* src, int64_t src_h, int64_t src_w,
+                  int64_t channels, const int32_t* channel, int64_t source_h, int64_t source_w,
+                  const SourceRuns& rows, const SourceRuns& columns, bool clear, scalar_t* dst);
+
 // A weight as a correlation reads it: strides of its lane (result) channel,
 // summed channel and kernel elements.
 template <class scalar_t>

@@ -184,7 +184,9 @@ const char* tile_text(const Plan& p) {
     case Algorithm::kRows:
       return weight ? "rows are kernel elements, lanes are columns" : "rows are rows, lanes are columns";
     default:
-      return weight ? "rows are kw, lanes are groups" : "rows are pixels, lanes are groups";
+      return weight     ? "rows are kw, lanes are groups"
+             : p.spread ? "rows are pixels, lanes are result channels"
+                        : "rows are pixels, lanes are groups";
   }
 }
 
@@ -207,7 +209,8 @@ std::string chunk_text(const Plan& p) {
       size_text(p.rows, p.cols) + (p.algorithm == Algorithm::kWinograd ? " tiles of 4x4 pixels" : " pixels");
   if (p.algorithm == Algorithm::kPixels || p.algorithm == Algorithm::kRows)
     return text + ", one group at a time";
-  if (p.algorithm == Algorithm::kLanewise) return text + ", " + std::to_string(p.lanes) + " groups at a time";
+  if (p.algorithm == Algorithm::kLanewise)
+    return text + ", " + std::to_string(p.lanes) + (p.spread ? " result channels" : " groups") + " at a time";
   text +=
       ", up to " + std::to_string(p.panels) + " panels of " + std::to_string(p.panel_lanes()) + " channels";
   if (weight) text += ", " + std::to_string(p.c_block) + " input channels";

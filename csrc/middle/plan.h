@@ -58,6 +58,8 @@ struct Plan {
   int64_t c_block;             // summed channels (grad_weight: Ci of an item)
   int64_t kh_block, kw_block;  // kernel elements (lanewise: kh_block counts the row taps of a phase)
 
+  bool spread;  // lanewise: lanes are result channels, not groups
+
   // Chunk: the pixels (Winograd: tiles of 4x4 pixels) that an item holds in scratch at a time. forward,
   // grad_input: of the result; grad_weight: of dY.
   int64_t rows, cols;

@@ -116,7 +116,7 @@ namespace {
 // Cycles to move an element between a tensor and vectors of groups.
 Move lanewise_move(const Plan& plan) {
   const bool one_channel = plan.geometry.Ci == 1 && plan.geometry.Co == 1;
-  return plan.layout.channels_inner ? (one_channel ? kCopied : kGathered) : kTransposed;
+  return plan.layout.channels_inner ? (one_channel ? kInPlace : kGathered) : kTransposed;
 }
 
 template <class scalar_t>
@@ -131,8 +131,11 @@ double plan_lanewise_correlation(Plan& plan, const Kernels<scalar_t>& k) {
   plan.cols = balanced(s.out_w, kChunkCols);
   const int64_t width = width_bound(s.w, plan.cols);
   const auto source = [&](int64_t rows) { return s.C * width_bound(s.h, rows) * width * L * es; };
+  // Where channels lie side by side, blocks share lines of X: the rows of all channels should stay in L2.
+  const int64_t line = plan.layout.channels_inner ? g.G * (s.C + s.O) * plan.cols * es : 0;
   choose_rows(plan, s.out_h, s.out_h, [&](int64_t rows) {
-    return source(rows) <= kSourceBytes && rows * plan.cols * L * es <= kSourceBytes;
+    return source(rows) <= kSourceBytes && rows * plan.cols * L * es <= kSourceBytes &&
+           (rows <= 4 * s.h.taps || rows * line <= kSourceBytes);
   });
   plan.source_bytes = scratch_bytes(source(plan.rows), 1);
   plan.weight_bytes = scratch_bytes(s.C * taps * L, es);
@@ -142,11 +145,17 @@ double plan_lanewise_correlation(Plan& plan, const Kernels<scalar_t>& k) {
                        scratch_bytes(plan.kh_block * g.kW, sizeof(KStep));
   // Two loads for an FMA. Planes of several channels come from L2, if they fit there (measured: 1.4 times).
   const double step = std::max(1 / k.fma_per_cycle, 1.1 * load_cycles(plan, true)) * (s.C > 1 ? 1.4 : 1.0);
-  const double lane_use = static_cast<double>(ceil_div(g.G, L)) / static_cast<double>(g.G);
+  // Groups, or result channels where these lie side by side: a block then reads no more than two vectors of channels.
+  plan.spread = plan.layout.channels_inner && (s.C > 1 || s.O > 1) && (ceil_div(L, s.O) + 1) * s.C <= 2 * L;
+  const int64_t units = plan.spread ? g.G * s.O : g.G;
+  const double lane_use =
+      static_cast<double>(ceil_div(units, L) * (plan.spread ? 1 : s.O)) / static_cast<double>(g.G * s.O);
   const Move move = lanewise_move(plan);
   const double terms = static_cast<double>(s.C * taps) / static_cast<double>(s.h.out_step * s.w.out_step);
-  return (step * terms + 5) * lane_use * static_cast<double>(s.O * s.out_h * s.out_w) +
-         plane_cycles(plan, move, move);
+  const double sums = (step * terms + 5) * lane_use * static_cast<double>(s.O * s.out_h * s.out_w);
+  if (!plan.spread) return sums + plane_cycles(plan, move, move);
+  // Each source channel is spread for every result channel of its group.
+  return sums + static_cast<double>(s.O) * plane_cycles(plan, kCopied, kInPlace);
 }
 
 template <class scalar_t>
