@@ -102,6 +102,7 @@ struct Copy2d {
   int64_t rows, cols;
   int64_t src_row, src_col;
   int64_t dst_row, dst_col;
+  bool stream = false;  // write past the caches where whole aligned vectors allow it
 };
 
 constexpr int kMaxVectors = 4;  // largest nv of any ISA

@@ -64,16 +64,29 @@ __attribute__((noinline)) void microkernel(const TileProblem<scalar_t>& p) {
   }
 }
 
+// Whether all vectors of the rows of dst are aligned.
+template <class scalar_t>
+bool streams_to(const Copy2d& c, const scalar_t* dst) {
+  return reinterpret_cast<uintptr_t>(dst) % kVectorBytes == 0 &&
+         (c.rows == 1 || c.dst_row % kLanes<scalar_t> == 0);
+}
+
 // dst rows and src rows are both contiguous.
 template <class scalar_t>
 void copy_rows(const Copy2d& c, const scalar_t* src, scalar_t* dst) {
   constexpr int L = kLanes<scalar_t>;
   const int64_t whole = c.cols / L * L;
   const int tail = static_cast<int>(c.cols - whole);
+  const bool streams = c.stream && streams_to(c, dst);
   for (int64_t r = 0; r < c.rows; ++r, src += c.src_row, dst += c.dst_row) {
-    for (int64_t j = 0; j < whole; j += L) store(dst + j, load(src + j));
+    if (streams) {
+      for (int64_t j = 0; j < whole; j += L) stream(dst + j, load(src + j));
+    } else {
+      for (int64_t j = 0; j < whole; j += L) store(dst + j, load(src + j));
+    }
     if (tail) store_partial(dst + whole, load_partial(src + whole, tail), tail);
   }
+  if (streams) finish_streams();
 }
 
 // Elements p[0], p[Step], ... for n lanes; the others are zero. Touches nothing beyond the last of them.
@@ -95,6 +108,7 @@ TCE_INLINE Vec<scalar_t> load_every(const scalar_t* p, int n) {
 template <int Step, class scalar_t>
 void copy_transposed(const Copy2d& c, const scalar_t* src, scalar_t* dst) {
   constexpr int L = kLanes<scalar_t>;
+  const bool streams = c.stream && streams_to(c, dst);
   Vec<scalar_t> block[L];
   for (int64_t r = 0; r < c.rows; r += L) {
     const int rows = static_cast<int>(c.rows - r < L ? c.rows - r : L);
@@ -106,8 +120,13 @@ void copy_transposed(const Copy2d& c, const scalar_t* src, scalar_t* dst) {
         TCE_UNROLL
         for (int i = 0; i < L; ++i) block[i] = load_every<Step>(s + i * c.src_col, L);
         transpose<scalar_t>(block);
-        TCE_UNROLL
-        for (int i = 0; i < L; ++i) store(d + i * c.dst_row, block[i]);
+        if (streams) {
+          TCE_UNROLL
+          for (int i = 0; i < L; ++i) stream(d + i * c.dst_row, block[i]);
+        } else {
+          TCE_UNROLL
+          for (int i = 0; i < L; ++i) store(d + i * c.dst_row, block[i]);
+        }
       } else {
         TCE_UNROLL
         for (int i = 0; i < L; ++i)
@@ -120,6 +139,7 @@ void copy_transposed(const Copy2d& c, const scalar_t* src, scalar_t* dst) {
       }
     }
   }
+  if (streams) finish_streams();
 }
 
 // dst rows are contiguous, src rows have every second element.
@@ -180,7 +200,7 @@ void copy_2d(const Copy2d& given, const scalar_t* src, scalar_t* dst) {
   if (c.rows == 2 && c.dst_row == 1 && c.dst_col == 2 && c.src_col == 1) return copy_zipped(c, src, dst);
   // A copy and its transpose are one job: let the columns be what is contiguous in dst.
   if (c.dst_row == 1 && c.dst_col != 1) {
-    c = {given.cols, given.rows, given.src_col, given.src_row, given.dst_col, given.dst_row};
+    c = {given.cols, given.rows, given.src_col, given.src_row, given.dst_col, given.dst_row, given.stream};
   }
   if (c.dst_col != 1) return copy_elements(c, src, dst);
   if (c.src_col == 1) return copy_rows(c, src, dst);

@@ -51,6 +51,25 @@ TCE_INLINE void store(scalar_t* p, Vec<scalar_t> v) {
   __builtin_memcpy(p, &v, sizeof(v));
 }
 
+// Past the caches, to an aligned address; to be followed by finish_streams before others read it.
+template <class scalar_t>
+TCE_INLINE void stream(scalar_t* p, Vec<scalar_t> v) {
+#if defined(__clang__)
+  __builtin_nontemporal_store(v, reinterpret_cast<Vec<scalar_t>*>(p));
+#elif defined(__AVX512F__)
+  _mm512_stream_si512(reinterpret_cast<__m512i*>(p), reinterpret_cast<__m512i>(v));
+#elif defined(__AVX2__)
+  _mm256_stream_si256(reinterpret_cast<__m256i*>(p), reinterpret_cast<__m256i>(v));
+#else
+  store(p, v);
+#endif
+}
+TCE_INLINE void finish_streams() {
+#if defined(__AVX2__)
+  _mm_sfence();
+#endif
+}
+
 // The first n lanes from p, the others zero; 0 <= n <= lanes. Touches nothing beyond p[n - 1].
 // store_partial writes the first n lanes and nothing else.
 #if defined(__AVX512F__)

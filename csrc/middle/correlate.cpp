@@ -144,7 +144,8 @@ class Worker {
     const int nv = static_cast<int>(ceil_div(valid, kernels_.lanes));
     pack_panel_weight(block, o0, valid, nv * kernels_.lanes, c0, channels);
 
-    const bool in_place = c_.out.stride[1] == 1 && valid == nv * kernels_.lanes && c_.subpixel.lanes() == 1;
+    const bool in_place =
+        c_.out.stride[1] == 1 && valid == nv * kernels_.lanes && c_.subpixel.lanes() == 1 && !c_.stream;
     for (int64_t row = item_.row_first; row < item_.row_last; ++row) {
       const int64_t kept = keep_tiles_ ? (panel - item_.panel_first) * (item_.row_last - item_.row_first) +
                                              row - item_.row_first
@@ -262,7 +263,7 @@ class Worker {
       return store_subpixel_row(kernels_, tiles, lanes_, c_.subpixel, o0, valid, row % c_.out_h,
                                 item_.col_first, cols_, out);
     }
-    kernels_.copy_2d({valid, cols_, 1, lanes_, sc, sw}, tiles, result_row(row) + o0 * sc);
+    kernels_.copy_2d({valid, cols_, 1, lanes_, sc, sw, c_.stream}, tiles, result_row(row) + o0 * sc);
   }
 
   const Correlation<scalar_t>& c_;

@@ -19,6 +19,10 @@
 
 namespace tce {
 
+// A result larger than this will not be found in the caches by whoever reads it next. Written past them, it
+// neither displaces what is in use nor is read before it is written (measured on chains of layers, too).
+constexpr int64_t kStreamBytes = 12 << 20;
+
 template <class scalar_t>
 struct Correlation {
   int64_t N, G;
@@ -31,6 +35,7 @@ struct Correlation {
   int64_t weight_group;                    // its stride from group to group
   const scalar_t* bias;                    // (G*O) or null
   TensorView<scalar_t> out;                // (N, G*O, ., .)
+  bool stream;                             // out is larger than kStreamBytes
   Subpixel subpixel;                       // O counts its lanes, too
   std::function<Axis(KRange)> rows, cols;  // the axes, restricted to a range of kernel elements
 };

@@ -16,6 +16,7 @@ void forward(const Plan& plan, const Plan& direct, const ConvGeometry& g, const 
   c.N = g.N, c.G = g.G, c.C = g.Ci, c.O = g.Co, c.kH = g.kH, c.kW = g.kW;
   c.source = t.a, c.source_h = g.iH, c.source_w = g.iW, c.out_h = g.oH, c.out_w = g.oW, c.out = t.result,
   c.bias = t.bias;
+  c.stream = g.N * g.G * g.Co * g.oH * g.oW * static_cast<int64_t>(sizeof(scalar_t)) > kStreamBytes;
   c.weight = {t.b.data, t.b.stride[0], t.b.stride[1], t.b.stride[2], t.b.stride[3]};
   c.weight_group = g.Co * t.b.stride[0];
   c.rows = [&](KRange kh) { return forward_axis(g.oH, g.iH, kh, g.stride_h, g.padding_h, g.dilation_h); };

@@ -35,6 +35,7 @@ void grad_input(const Plan& plan, const Plan& direct, const ConvGeometry& g, con
   c.N = g.N, c.G = g.G, c.C = g.Co, c.O = g.Ci, c.kH = g.kH, c.kW = g.kW;
   c.source = t.a, c.source_h = g.oH, c.source_w = g.oW, c.out_h = g.iH, c.out_w = g.iW, c.out = t.result,
   c.bias = t.bias;
+  c.stream = g.N * g.G * g.Ci * g.iH * g.iW * static_cast<int64_t>(sizeof(scalar_t)) > kStreamBytes;
   c.weight = {t.b.data, t.b.stride[1], t.b.stride[0], t.b.stride[2], t.b.stride[3]};
   c.weight_group = g.Co * t.b.stride[0];
   c.rows = [&](KRange kh) { return grad_input_axis(g.iH, g.oH, kh, g.stride_h, g.padding_h, g.dilation_h); };

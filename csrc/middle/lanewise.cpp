@@ -132,7 +132,8 @@ class Worker {
     const bool merge = sh == out_w_ * sw;
     const int64_t lines = merge ? 1 : out_h_, width = merge ? out_h_ * out_w_ : out_w_;
     for (int64_t i = 0; i < lines; ++i) {
-      kernels_.copy_2d({valid, width, 1, lanes_, step * sc, sw}, tiles_ + i * width * lanes_, out + i * sh);
+      kernels_.copy_2d({valid, width, 1, lanes_, step * sc, sw, c_.stream}, tiles_ + i * width * lanes_,
+                       out + i * sh);
     }
   }
 
