@@ -131,11 +131,16 @@ double plan_lanewise_correlation(Plan& plan, const Kernels<scalar_t>& k) {
   plan.cols = balanced(s.out_w, kChunkCols);
   const int64_t width = width_bound(s.w, plan.cols);
   const auto source = [&](int64_t rows) { return s.C * width_bound(s.h, rows) * width * L * es; };
-  // Where channels lie side by side, blocks share lines of X: the rows of all channels should stay in L2.
-  const int64_t line = plan.layout.channels_inner ? g.G * (s.C + s.O) * plan.cols * es : 0;
+  // Where channels lie side by side, blocks share pairs of lines, which come from memory together: the rows of all
+  // channels should stay in L2 meanwhile.
+  const auto shared = [&](int64_t rows) {
+    if (!plan.layout.channels_inner) return int64_t{0};
+    return (ceil_div(rows * s.h.source_step, s.h.out_step) + s.h.taps_span) * s.w.source_size * g.G * s.C *
+           es;
+  };
   choose_rows(plan, s.out_h, s.out_h, [&](int64_t rows) {
     return source(rows) <= kSourceBytes && rows * plan.cols * L * es <= kSourceBytes &&
-           (rows <= 4 * s.h.taps || rows * line <= kSourceBytes);
+           (rows <= s.h.taps_span || shared(rows) <= kSourceBytes);
   });
   plan.source_bytes = scratch_bytes(source(plan.rows), 1);
   plan.weight_bytes = scratch_bytes(s.C * taps * L, es);
@@ -175,7 +180,11 @@ double plan_lanewise_weight(Plan& plan, const Kernels<scalar_t>& k) {
   const int64_t pixels = plan.rows * plan.cols;
   plan.source_bytes = scratch_bytes(source(plan.rows), 1);
   plan.weight_bytes = scratch_bytes(g.Co * pixels * L, es);
-  plan.tile_bytes = scratch_bytes(g.Co * g.Ci * plan.kh_block * g.kW * L, es);
+  // Where channels lie side by side, blocks share pairs of lines, which come from memory together.
+  const int64_t sums = g.Co * g.Ci * plan.kh_block * g.kW * L * es;
+  plan.panels =
+      plan.layout.channels_inner ? std::clamp<int64_t>(kTileBytes / std::max<int64_t>(1, sums), 1, 8) : 1;
+  plan.tile_bytes = scratch_bytes(plan.panels * sums, 1);
   if (plan.source_bytes > 4 * kSourceBytes || plan.weight_bytes > 2 * kWeightBytes ||
       plan.tile_bytes > 2 * kTileBytes) {
     return kNever;
