@@ -17,9 +17,9 @@ LAYOUTS = ["nchw", "channels_last"]
 MIB = 1 << 20
 
 ALGORITHMS = {
-    "forward": {"direct", "winograd", "pixels", "lanewise"},
-    "grad_input": {"direct", "winograd", "pixels", "lanewise", "subpixel"},
-    "grad_weight": {"direct", "winograd", "lanewise", "exchanged"},
+    "forward": {"direct", "winograd", "pixels", "lanewise", "rows"},
+    "grad_input": {"direct", "winograd", "pixels", "lanewise", "rows", "subpixel"},
+    "grad_weight": {"direct", "winograd", "lanewise", "rows", "exchanged"},
 }
 
 # "A few MiB per thread", whatever the layer.

@@ -121,11 +121,8 @@ class Worker {
     int64_t stride;
   };
 
-  // Where channels lie side by side, and fill their blocks, or nearly: an empty lane costs what a channel costs.
   static bool reads_blocks(const Correlation<scalar_t>& c, const Plan& plan) {
-    const int64_t whole = ceil_div(c.C, plan.lanes) * plan.lanes;
-    return c.source.stride[1] == 1 && (plan.c_block % plan.lanes == 0 || plan.c_block >= c.C) &&
-           20 * whole <= 23 * c.C;
+    return c.source.stride[1] == 1 && fills_blocks(c.C, plan.c_block, plan.lanes);
   }
 
   int64_t padded(int64_t channels) const { return ceil_div(channels, block_) * block_; }

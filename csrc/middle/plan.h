@@ -101,6 +101,13 @@ Plan make_direct_plan(const Plan& plan, const KernelTable& table);
 bool batch_is_row(const ConvGeometry& geometry);
 constexpr int64_t kBatchRow = 64;
 
+// The direct algorithm packs channels that lie side by side in blocks of a vector, where they fill these or nearly:
+// an empty lane costs what a channel costs.
+inline bool fills_blocks(int64_t channels, int64_t c_block, int64_t lanes) {
+  return (c_block % lanes == 0 || c_block >= channels) &&
+         20 * ceil_div(channels, lanes) * lanes <= 23 * channels;
+}
+
 // grad_weight: the elements (kw, ci) of a kernel row lie side by side in the packed
 // source, and a tile's rows run over both.
 bool kernel_row_merges(const ConvGeometry& geometry);

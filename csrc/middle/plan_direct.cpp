@@ -53,7 +53,10 @@ double plan_correlation(Plan& plan, const Kernels<scalar_t>& k, const Correlatio
   plan.c_block = whole_vectors(balanced(summed, std::min(kTerms / std::max<int64_t>(1, h.taps * w.taps),
                                                          kWeightBytes / (taps * lanes * es))),
                                summed, k.lanes);
-  const auto padded = [&] { return ceil_div(plan.c_block, k.lanes) * k.lanes; };
+  const auto padded = [&] {
+    return fills_blocks(summed, plan.c_block, k.lanes) ? ceil_div(plan.c_block, k.lanes) * k.lanes
+                                                       : plan.c_block;
+  };
 
   const auto source_elements = [&](int64_t rows) {
     return slots_bound(h, rows) * (width_bound(w, plan.cols) + 64 / es) * padded();

@@ -242,9 +242,10 @@ double plan_rows_correlation(Plan& plan, const Kernels<scalar_t>& k) {
     return kNever;
 
   // A tile: every row of its window is loaded once for each kernel column, and feeds as many rows as it has taps on.
-  const double chains = static_cast<double>(std::min<int64_t>(s.h.taps, s.h.source_step));
-  const double taps_h = static_cast<double>(s.h.taps), taps_w = static_cast<double>(s.w.taps);
-  const int64_t rows = ceil_div(std::min(plan.rows, s.out_h), s.h.out_step);
+  const double chains = static_cast<double>(std::clamp<int64_t>(s.h.taps, 1, s.h.source_step));
+  const double taps_h = static_cast<double>(std::max<int64_t>(1, s.h.taps)),
+               taps_w = static_cast<double>(s.w.taps);
+  const int64_t rows = std::max<int64_t>(1, ceil_div(std::min(plan.rows, s.out_h), s.h.out_step));
   const double mr = std::min({static_cast<double>(plan.mr), static_cast<double>(rows), taps_h / chains + 1});
   const double nv = static_cast<double>(vectors);
   const double window = taps_h + chains * (mr - 1);
