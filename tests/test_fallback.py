@@ -9,26 +9,13 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 from torch._subclasses.fake_tensor import FakeTensorMode
-from torch.utils._python_dispatch import TorchDispatchMode
 
 import torch_conv_ext
+from owners import owners
 
 pytestmark = pytest.mark.usefixtures("threads")
 
 NAMES = ["conv2d", "conv_transpose2d"]
-
-
-class Operators(TorchDispatchMode):
-    """Notes which convolutions run: ours, torch's, or both."""
-
-    def __init__(self) -> None:
-        super().__init__()  # type: ignore[no-untyped-call]
-        self.owners: set[str] = set()
-
-    def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
-        if func.namespace == "torch_conv_ext" or "convolution" in str(func):
-            self.owners.add(func.namespace)
-        return func(*args, **(kwargs or {}))
 
 
 def tensors(dtype: torch.dtype) -> tuple[Tensor, Tensor, Tensor]:
@@ -37,13 +24,6 @@ def tensors(dtype: torch.dtype) -> tuple[Tensor, Tensor, Tensor]:
     shapes = ((2, 4, 6, 7), (4, 4, 3, 2), (4,))
     x, w, b = (torch.randint(-2, 3, shape, generator=generator).to(dtype) for shape in shapes)
     return x, w, b
-
-
-def owners(function: Any, *arguments: Any) -> set[str]:
-    operators = Operators()
-    with operators:
-        function(*arguments)
-    return operators.owners
 
 
 @pytest.mark.parametrize("name", NAMES)

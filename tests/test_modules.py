@@ -1,4 +1,4 @@
-"""Conv2d and ConvTranspose2d against torch.nn's: construction, parameters, results, copies."""
+"""Conv2d, ConvTranspose2d and their lazy forms against torch.nn's: parameters, results, copies."""
 
 from __future__ import annotations
 
@@ -12,6 +12,7 @@ import torch
 from torch import Tensor
 
 import torch_conv_ext
+from owners import owners
 
 pytestmark = pytest.mark.usefixtures("threads")
 
@@ -133,3 +134,43 @@ def test_channels_last() -> None:
     module.to(memory_format=torch.channels_last)
     y, dx, dw, _ = run(module, torch.randn(2, 4, 7, 8).contiguous(memory_format=torch.channels_last))
     assert all(t.is_contiguous(memory_format=torch.channels_last) for t in (y, dx, dw))
+
+
+# --- lazy ---------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(("name", "options"), CASES, ids=IDS)
+def test_lazy_modules(name: str, options: dict[str, Any]) -> None:
+    """The first call, computed here, gives torch's parameters and results; then it is a module like any."""
+    modules: list[Any] = []
+    for package in (torch_conv_ext, torch.nn):
+        torch.manual_seed(0)
+        modules.append(getattr(package, f"Lazy{name}")(6, (3, 2), dtype=torch.float64, **options))
+    ours, theirs = modules
+    assert isinstance(ours, type(theirs)) and repr(ours) == repr(theirs)
+    assert ours.has_uninitialized_params()
+    x = torch.randn(2, 4, 7, 8, dtype=torch.float64)
+    results: list[Tensor] = []
+    for module in modules:
+        torch.manual_seed(0)
+        owner = "torch_conv_ext" if module is ours else "aten"
+        assert owners(lambda m: results.append(m(x)), module) == {owner}
+    close(*results)
+    assert type(ours) is getattr(torch_conv_ext, name)
+    assert repr(ours) == repr(theirs) and not ours._forward_pre_hooks
+    assert all(map(torch.equal, ours.parameters(), theirs.parameters()))
+    close(run(ours, x), run(theirs, x))
+
+
+@pytest.mark.parametrize("name", ["LazyConv2d", "LazyConvTranspose2d"])
+def test_lazy_modules_are_initialised_by_a_state_dict(name: str) -> None:
+    """A state_dict with parameters initialises. One without loads into torch.nn's lazy module too."""
+    lazy: Any = getattr(torch_conv_ext, name)(6, 3)
+    full: Any = getattr(torch_conv_ext, name.removeprefix("Lazy"))(4, 6, 3)
+    copied = pickle.loads(pickle.dumps(copy.deepcopy(lazy)))
+    assert type(copied) is type(lazy) and copied.has_uninitialized_params()
+    getattr(torch.nn, name)(6, 3).load_state_dict(lazy.state_dict())
+    lazy.load_state_dict(full.state_dict())
+    x = torch.randn(1, 4, 5, 5)
+    assert torch.equal(lazy(x), full(x))
+    assert type(lazy) is type(full)

@@ -2,10 +2,13 @@
 
 The functions have the signatures of torch.nn.functional and torch.nn.grad, the modules those of torch.nn, and
 all give torch's results. `torch_conv_ext.functional` tells what runs here and what goes to torch's operators.
+`convert` swaps the convolutions of a whole model, `override` those of a block of code.
 """
 
 from torch_conv_ext import _load, functional, settings  # noqa: F401  _load first: its errors say what to do
+from torch_conv_ext._override import override
 from torch_conv_ext._version import __version__
+from torch_conv_ext.conversion import convert, revert
 from torch_conv_ext.functional import (
     Conv2dFunction,
     ConvTranspose2dFunction,
@@ -14,7 +17,7 @@ from torch_conv_ext.functional import (
     conv2d_weight,
     conv_transpose2d,
 )
-from torch_conv_ext.modules import Conv2d, ConvTranspose2d
+from torch_conv_ext.modules import Conv2d, ConvTranspose2d, LazyConv2d, LazyConvTranspose2d
 from torch_conv_ext.planning import plan
 
 __all__ = [
@@ -22,12 +25,17 @@ __all__ = [
     "Conv2dFunction",
     "ConvTranspose2d",
     "ConvTranspose2dFunction",
+    "LazyConv2d",
+    "LazyConvTranspose2d",
     "__version__",
     "conv2d",
     "conv2d_input",
     "conv2d_weight",
     "conv_transpose2d",
+    "convert",
     "functional",
+    "override",
     "plan",
+    "revert",
     "settings",
 ]

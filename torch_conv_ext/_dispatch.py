@@ -26,7 +26,7 @@ from torch.compiler import is_compiling
 
 from torch_conv_ext._args import check_same_type
 
-__all__ = ["below_autograd", "forward_mode", "has_kernel", "is_compiling", "transforms_active"]
+__all__ = ["below_autograd", "forward_mode", "has_kernel", "is_compiling", "is_plain", "transforms_active"]
 
 DTYPES = (torch.float32, torch.float64)
 _PLAIN = (Tensor, torch.nn.Parameter)
@@ -75,7 +75,7 @@ def has_kernel(
 def _has_kernel(function: str, operands: dict[str, Tensor]) -> bool:
     """The rest of `has_kernel`: the errors, and the tensors by which torch traces code."""
     tensors = operands.values()
-    if not all(type(t) in _PLAIN or _stands_for_plain(t) for t in tensors):
+    if not all(is_plain(t) for t in tensors):
         return False
     if not any(t.is_cpu for t in tensors) or _only_torch():
         return False
@@ -95,6 +95,6 @@ def _only_torch() -> bool:
     )
 
 
-def _stands_for_plain(t: object) -> bool:
-    """FakeTensor and FunctionalTensor, subclasses in form only."""
-    return type(t).__module__.startswith("torch._subclasses.")
+def is_plain(t: object) -> bool:
+    """Whether a tensor is of no subclass. FakeTensor and FunctionalTensor are subclasses in form only."""
+    return type(t) in _PLAIN or type(t).__module__.startswith("torch._subclasses.")

@@ -1,4 +1,4 @@
-"""Conv2d and ConvTranspose2d: torch.nn's modules, computed here.
+"""Conv2d, ConvTranspose2d and their lazy forms: torch.nn's modules, computed here.
 
 They are subclasses of torch.nn's, so constructor, repr, initialisation, attributes and state_dict are the
 same: a state_dict of one loads into the other, and the same seed gives the same parameters.
@@ -59,3 +59,25 @@ class ConvTranspose2d(torch.nn.ConvTranspose2d):
             self.groups,
             self.dilation,
         )
+
+
+# torch's lazy module changes its own class during its first call, whose `forward` has been looked up by then.
+# That one is ours, because our class comes before torch.nn's in the order of the bases.
+
+
+class LazyConv2d(torch.nn.LazyConv2d, Conv2d):  # type: ignore[misc]
+    """torch.nn.LazyConv2d: the first input gives in_channels, and the module becomes this package's Conv2d.
+
+    All arguments of torch.nn.LazyConv2d: those of Conv2d without in_channels.
+    """
+
+    cls_to_become = Conv2d
+
+
+class LazyConvTranspose2d(torch.nn.LazyConvTranspose2d, ConvTranspose2d):  # type: ignore[misc]
+    """torch.nn.LazyConvTranspose2d: with the first input it becomes this package's ConvTranspose2d.
+
+    All arguments of torch.nn.LazyConvTranspose2d: those of ConvTranspose2d without in_channels.
+    """
+
+    cls_to_become = ConvTranspose2d
