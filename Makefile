@@ -73,11 +73,13 @@ $(PY):
 	$(PYTHON) -m venv $(VENV) || \
 	    { $(PYTHON) -m venv --without-pip $(VENV) && $(PYTHON) -m pip --python $(PY) install pip; }
 
-# torch goes first and alone: nothing else can then pull in another torch.
+# torch goes first and alone: nothing else can then pull in another torch. pytorchcv asks for a torchvision that it
+# does not need here, and so comes without its dependencies.
 $(VENV)/requirements.stamp: requirements-dev.txt | $(PY)
 	@echo "Installing requirements-dev.txt into $(VENV)"
 	@$(PIP) install --quiet "$$(grep '^torch==' requirements-dev.txt)"
-	@$(PIP) install --quiet --requirement requirements-dev.txt
+	@grep -v '^pytorchcv==' requirements-dev.txt | $(PIP) install --quiet --requirement /dev/stdin
+	@$(PIP) install --quiet --no-deps "$$(grep '^pytorchcv==' requirements-dev.txt)"
 	@touch $@
 
 # One line in a .pth file does what `pip install --editable .` would do, without its second and always complete

@@ -3,7 +3,8 @@
 layers    a convolution layer as numbers, its class, its suites
 networks  the layers of published networks
 families  layers by kind: depthwise, grouped, thin, transposed, slow cases that users reported
-models    whole networks, training steps, single calls
+zoo       whole networks
+models    their training steps and inference, single calls
 machine   what it runs on: malloc's state, FMA peak, memory bandwidth
 timing    tensors, the check against float64, timing in turns
 rivals    onnxruntime and openvino, where installed

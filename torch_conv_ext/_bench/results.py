@@ -87,9 +87,11 @@ TARGETS = (
     Target("float64", "thin", 5.0, 1.2),
     Target("float64", "transposed", 5.0, 1.2),
     Target("float32", "model", 1.5, 1.0, "training step"),
+    Target("float32", "model", 1.3, 1.0, "inference, torch compiled"),
+    Target("float32", "narrow", 1.5, 1.0, "training step"),
     Target("float32", "call", 1 / 1.5, 1 / 1.5),  # at most one and a half times as long
 )
-TAGS = (*CLASSES[:1], DENSE_WINOGRAD, DENSE_DIRECT, *CLASSES[1:], "model", "call")
+TAGS = (*CLASSES[:1], DENSE_WINOGRAD, DENSE_DIRECT, *CLASSES[1:], "model", "narrow", "call")
 # Depthwise 3x3 is bound by memory: its target is a share of a copy's bandwidth. 31x31: of the peak.
 COPY_TARGET = 0.6
 LARGE_DEPTHWISE_TARGET = 0.6

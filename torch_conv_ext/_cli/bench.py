@@ -13,6 +13,7 @@ Examples:
     python -m torch_conv_ext bench
     python -m torch_conv_ext bench --suite resnet50 unet --layout both --save out/a.json --plot out/a.png
     python -m torch_conv_ext bench --suite all --contraction grad_weight --filter 'dw' --min-ratio 1
+    python -m torch_conv_ext bench --suite models --torch-compile --filter 'ResNet|U-Net'
     python -m torch_conv_ext bench --compare out/a.json
 """
 
@@ -35,6 +36,7 @@ from torch_conv_ext._bench.layers import CONTRACTIONS, Layer, Suite, merged, wit
 from torch_conv_ext._bench.measure import Session
 from torch_conv_ext._bench.networks import network_suites
 from torch_conv_ext._bench.results import Row
+from torch_conv_ext._bench.zoo import MODELS
 from torch_conv_ext._cli import UsageError
 from torch_conv_ext._cli.console import Console, add_json
 
@@ -53,7 +55,9 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--list", action="store_true", help="list the suites with their sources; time nothing"
     )
-    parser.add_argument("--filter", metavar="REGEX", help="only layers whose 'SUITE NAME' it is found in")
+    parser.add_argument(
+        "--filter", metavar="REGEX", help="only layers and models whose 'SUITE NAME' it is found in"
+    )
     parser.add_argument(
         "--contraction", nargs="+", choices=CONTRACTIONS, default=CONTRACTIONS, help="default all three"
     )
@@ -67,6 +71,11 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--isa", metavar="NAME", help="instruction set of our kernels; default the fastest")
     parser.add_argument("--default-malloc", action="store_true", help="leave malloc as glibc sets it up")
     parser.add_argument("--no-rivals", action="store_true", help="leave out onnxruntime and openvino")
+    parser.add_argument(
+        "--torch-compile",
+        action="store_true",
+        help="inference of models beside torch.compile too; takes a C++ compiler, and minutes",
+    )
     parser.add_argument("--min-ratio", type=float, metavar="R", help="list only rows with a ratio below R")
     parser.add_argument("--save", type=Path, metavar="JSON", help="write the results to a file")
     parser.add_argument("--compare", type=Path, metavar="JSON", help="show what has changed since --save")
@@ -94,9 +103,11 @@ def run(args: argparse.Namespace) -> int:
     if args.list:
         return _list(console, suites)
     layers = _layers(args, suites)
-    whole = [name for name in models.SOURCES if name in args.suite or "all" in args.suite]
-    if not layers and not whole:
-        raise UsageError(f"--filter: no layer of the suites {' '.join(args.suite)} matches {args.filter!r}")
+    passes = _passes(args)
+    if not layers and not passes:
+        raise UsageError(
+            f"--filter: no layer or model of the suites {' '.join(args.suite)} matches {args.filter!r}"
+        )
     old = _load(args.compare) if args.compare else None
     if args.plot and not plot.AVAILABLE:
         raise UsageError("--plot: matplotlib is not installed; run `python -m pip install matplotlib`")
@@ -111,7 +122,8 @@ def run(args: argparse.Namespace) -> int:
         _C.set_isa(args.isa)
     machine = machines.examine(_dtypes(args), min(args.time, 0.15))
     report.show_machine(console, machine)
-    session, finished = _measure(args, console, without_repeats(layers), whole)
+    _note_absent(args, console)
+    session, finished = _measure(args, console, without_repeats(layers), passes)
     rows = session.rows
     if args.save:
         results.save(args.save, machine, rows)
@@ -143,11 +155,42 @@ def _layers(args: argparse.Namespace, suites: Mapping[str, Suite]) -> list[Layer
     layers = [layer for name in names for layer in suites[name].layers]
     if args.batch:
         layers = [dataclasses.replace(layer, n=args.batch) for layer in layers]
+    wanted = _filter(args)
+    return [layer for layer in layers if wanted.search(f"{layer.suite} {layer.name}")]
+
+
+def _passes(args: argparse.Namespace) -> list[models.Pass]:
+    """The passes of models, and the calls, that were asked for."""
+    wanted = _filter(args)
+    return [
+        p
+        for dtype, layout in _settings(args)
+        for suite in models.SOURCES
+        if suite in args.suite or "all" in args.suite
+        for p in models.passes(suite, dtype, layout, args.batch, args.torch_compile)
+        if wanted.search(f"{p.suite} {p.name}")
+    ]
+
+
+def _filter(args: argparse.Namespace) -> re.Pattern[str]:
     try:
-        wanted = re.compile(args.filter or "")
+        return re.compile(args.filter or "")
     except re.error as error:
         raise UsageError(f"--filter: {args.filter!r} is not a regular expression: {error}") from error
-    return [layer for layer in layers if wanted.search(f"{layer.suite} {layer.name}")]
+
+
+def _note_absent(args: argparse.Namespace, console: Console) -> None:
+    """Say which models are left out because a package is not installed."""
+    absent = [
+        model
+        for suite, members in MODELS.items()
+        if suite in args.suite or "all" in args.suite
+        for model in members
+        if not model.available and _filter(args).search(f"{suite} {model.name}")
+    ]
+    if absent:
+        names, packages = ", ".join(m.name for m in absent), " ".join(sorted({m.package for m in absent}))
+        console.note(f"left out: {names}; for these run `python -m pip install {packages}`")
 
 
 def _load(path: Path) -> tuple[machines.Machine, list[Row]]:
@@ -158,17 +201,11 @@ def _load(path: Path) -> tuple[machines.Machine, list[Row]]:
 
 
 def _measure(
-    args: argparse.Namespace, console: Console, layers: Sequence[Layer], whole: Sequence[str]
+    args: argparse.Namespace, console: Console, layers: Sequence[Layer], passes: Sequence[models.Pass]
 ) -> tuple[Session, bool]:
     """The rows that could be measured, and whether these are all: Ctrl-C ends it early."""
     session = Session(args.contraction, args.time, [] if args.no_rivals else rivals.installed())
-    settings = list(itertools.product(_dtypes(args), _LAYOUTS if args.layout == "both" else (args.layout,)))
-    passes = [
-        p
-        for dtype, layout in settings
-        for name in whole
-        for p in models.passes(name, dtype, layout, args.batch)
-    ]
+    settings = _settings(args)
     total = len(settings) * len(layers) * len(args.contraction) + len(passes)
     try:
         with console.progress(total) as step:
@@ -180,6 +217,11 @@ def _measure(
     except KeyboardInterrupt:
         return session, False
     return session, True
+
+
+def _settings(args: argparse.Namespace) -> list[tuple[str, str]]:
+    """Dtypes and layouts."""
+    return list(itertools.product(_dtypes(args), _LAYOUTS if args.layout == "both" else (args.layout,)))
 
 
 def _dtypes(args: argparse.Namespace) -> tuple[str, ...]:
