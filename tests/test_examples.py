@@ -1,4 +1,4 @@
-"""The examples: every number of convolution_by_hand.py, and a short run of train_digits.py."""
+"""The examples: every number of convolution_by_hand.py, short runs of the others."""
 
 from __future__ import annotations
 
@@ -12,6 +12,7 @@ from torch import Tensor, nn
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1] / "examples"))
 
+import convert_a_model
 import convolution_by_hand as by_hand
 import train_digits
 from torch_conv_ext import Conv2dFunction, conv2d
@@ -248,3 +249,27 @@ def test_accuracy_counts_the_right_ones() -> None:
     identity = nn.Identity()
     logits = torch.eye(4)
     assert train_digits.accuracy(identity, logits, torch.tensor([0, 1, 2, 0])) == 0.75
+
+
+# --- convert_a_model ---
+
+
+def test_conversion_changes_no_loss() -> None:
+    """In float64: every loss, before and after the conversion, is that of the twin."""
+    digits = train_digits.load_images(200)
+    images, runs = digits.train_images.double(), []
+    for convert_at in (5, None):
+        network = convert_a_model.make_network().double()
+        runs.append(convert_a_model.train(network, images, digits.train_labels, 10, convert_at))
+    ours, theirs = runs
+    assert theirs.report is None and ours.report is not None
+    assert list(ours.report.swapped) == ["2", "4", "6"] and list(ours.report.left) == ["0"]
+    assert max(train_digits.differences(ours.losses, theirs.losses)) < 1e-9
+    assert ours.losses[-1] < ours.losses[0]
+
+
+def test_conversion_is_told(capsys: pytest.CaptureFixture[str]) -> None:
+    assert convert_a_model.main(["--steps", "40"]) == 0
+    shown = capsys.readouterr().out
+    assert "  Centred is a subclass of torch.nn.Conv2d (1): 0" in shown.splitlines()
+    assert float(shown.split("it reads ")[1].split("%")[0]) > 80

@@ -8,7 +8,7 @@ all give torch's results. `torch_conv_ext.functional` tells what runs here and w
 from torch_conv_ext import _load, functional, settings  # noqa: F401  _load first: its errors say what to do
 from torch_conv_ext._override import override
 from torch_conv_ext._version import __version__
-from torch_conv_ext.conversion import convert, revert
+from torch_conv_ext.conversion import ConversionReport, convert, revert
 from torch_conv_ext.functional import (
     Conv2dFunction,
     ConvTranspose2dFunction,
@@ -25,6 +25,7 @@ __all__ = [
     "Conv2dFunction",
     "ConvTranspose2d",
     "ConvTranspose2dFunction",
+    "ConversionReport",
     "LazyConv2d",
     "LazyConvTranspose2d",
     "__version__",
