@@ -136,6 +136,17 @@ def test_channels_last() -> None:
     assert all(t.is_contiguous(memory_format=torch.channels_last) for t in (y, dx, dw))
 
 
+@pytest.mark.parametrize(("name", "options"), CASES, ids=IDS)
+def test_symbolic_trace(name: str, options: dict[str, Any]) -> None:
+    """torch.fx records our function, also in a copy and in what it prints as code."""
+    ours, _ = twins(name, options)
+    traced = torch.fx.symbolic_trace(torch.nn.Sequential(ours))
+    x = torch.randn(1, 4, 7, 8, dtype=torch.float64)
+    assert owners(lambda: traced(x).sum().backward()) == {"torch_conv_ext"}
+    assert torch.equal(traced(x), ours(x))
+    assert torch.equal(pickle.loads(pickle.dumps(traced))(x), ours(x))
+
+
 # --- lazy ---------------------------------------------------------------------------------------------------
 
 

@@ -89,6 +89,8 @@ def convert(model: nn.Module) -> ConversionReport:
 
     A converted model can be copied, saved and loaded like any. A state_dict has no trace of the conversion.
     A model saved whole names this package's classes; `revert` before saving avoids that.
+    Tools that look for torch.nn's own classes do not know ours: `revert` before torch.jit.script, and before
+    fusion or quantisation by torch.ao.
 
     Args:
         model: any module.
