@@ -360,6 +360,7 @@ def test_passes_beside_torch_compile(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(torch, "compile", note)
     passes = [p for p in models.passes("narrow", "float64", "nchw", 2, compiled=True) if p.name == "ResNet"]
     assert [p.kind for p in passes[2:]] == [models.COMPILED, models.BOTH_COMPILED]
+    assert results.target("float32", "model", models.COMPILED) is not None
     for p, owners in zip(passes[2:], ([torch.nn], [torch.nn, torch_conv_ext]), strict=True):
         theirs, ours, _, _ = p.prepare()
         assert max(theirs, ours) < 1e-9
