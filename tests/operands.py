@@ -181,9 +181,12 @@ def bounds(
 
 
 def uses_winograd(contraction: Contraction, geometry: Geometry, dtype: torch.dtype) -> bool:
-    """Whether the plan chooses Winograd on the ISA in use."""
-    plan = _C.plan(contraction.name, str(dtype).removeprefix("torch."), "nchw", geometry.plan_sizes())
-    return plan["algorithm"] == "winograd"
+    """Whether the plan chooses Winograd on the ISA in use, for one layout at least."""
+    return any(
+        _C.plan(contraction.name, str(dtype).removeprefix("torch."), layout, geometry.plan_sizes())["algorithm"]
+        == "winograd"
+        for layout in ("nchw", "channels_last")
+    )
 
 
 def error_bound(

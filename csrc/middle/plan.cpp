@@ -111,7 +111,10 @@ Candidates make_candidates(Contraction contraction, const ConvGeometry& geometry
        contraction != Contraction::kGradInput           ? "it computes grad_input only"
        : geometry.stride_h * geometry.stride_w == 1     ? "it needs a stride"
        : geometry.dilation_h * geometry.dilation_w != 1 ? "it needs dilation 1"
-                                                        : nullptr);
+       // Taps that only some of the pixels have would be multiplied as zeros, and spread what is not finite.
+       : geometry.kH % geometry.stride_h + geometry.kW % geometry.stride_w != 0
+           ? "it needs a kernel that is a multiple of the stride"
+           : nullptr);
   plan(Algorithm::kExchanged, plan_exchanged<scalar_t>,
        contraction != Contraction::kGradWeight                         ? "it computes grad_weight only"
        : geometry.stride_h * geometry.stride_w != 1 || geometry.G != 1 ? "it needs stride 1 and one group"

@@ -91,7 +91,13 @@ class Worker {
     const int64_t step = g_.stride_h % g_.dilation_h == 0 ? g_.stride_h / g_.dilation_h : nh_;
     for (int64_t residue = 0; residue < std::min(step, nh_); ++residue) {
       for (int64_t kh = residue; kh < nh_;) {
-        int64_t count = std::min<int64_t>(kMaxWeightRows, ceil_div(nh_ - kh, step));
+        // Kernel rows that miss the image are not among the neighbours.
+        const std::vector<int64_t>& start = rows.start[0];
+        int64_t count = 1;
+        while (count < kMaxWeightRows && kh + count * step < nh_ &&
+               start[kh + count * step] == start[kh + (count - 1) * step] + 1) {
+          ++count;
+        }
         KRange met = rows_that_meet(kh, count, step, h);
         while (count > 1 && met.end - met.begin < count - 1) met = rows_that_meet(kh, --count, step, h);
         if (met.begin < met.end) {
