@@ -183,7 +183,9 @@ def bounds(
 def uses_winograd(contraction: Contraction, geometry: Geometry, dtype: torch.dtype) -> bool:
     """Whether the plan chooses Winograd on the ISA in use, for one layout at least."""
     return any(
-        _C.plan(contraction.name, str(dtype).removeprefix("torch."), layout, geometry.plan_sizes())["algorithm"]
+        _C.plan(contraction.name, str(dtype).removeprefix("torch."), layout, geometry.plan_sizes())[
+            "algorithm"
+        ]
         == "winograd"
         for layout in ("nchw", "channels_last")
     )

@@ -8,7 +8,17 @@ from torch import Tensor
 
 from cases import BY_NAME, CASES
 from geometry import Geometry, conv, transposed
-from operands import CONTRACTIONS, DTYPES, FORWARD, GRAD_INPUT, Contraction, bias_of, operand
+from operands import (
+    ALGORITHMS,
+    CONTRACTIONS,
+    DTYPES,
+    FORWARD,
+    GRAD_INPUT,
+    GRAD_WEIGHT,
+    Contraction,
+    bias_of,
+    operand,
+)
 
 LAYOUT_NAMES = ["contiguous", "channels_last"]
 
@@ -66,6 +76,27 @@ def test_sample_alone_or_in_a_batch(
         for n in range(case.n):
             alone = contraction(case, a[n : n + 1], b, bias)
             assert same_bits(alone[0], batch[n]), f"{dtype}: sample {n} differs"
+
+
+# Both of each algorithm, wherever it applies.
+@pytest.mark.parametrize("algorithm", ALGORITHMS, indirect=True)
+@pytest.mark.parametrize("layout", LAYOUT_NAMES)
+@pytest.mark.parametrize("contraction", CONTRACTIONS, ids=str)
+@pytest.mark.parametrize("case", LARGER, ids=str)
+def test_every_algorithm(
+    case: Geometry, contraction: Contraction, layout: str, algorithm: str, isa: str, threads: int
+) -> None:
+    expected = compute(contraction, case, torch.float32, layout)
+    for count in (2, 3):
+        torch.set_num_threads(count)
+        result = compute(contraction, case, torch.float32, layout)
+        assert same_bits(result, expected), f"{count} threads differ from one"
+    if contraction is GRAD_WEIGHT:
+        return
+    a, b = (operand(case, name, torch.float32, layout) for name in (contraction.first, contraction.second))
+    bias = bias_of(contraction, case, torch.float32)
+    for n in range(case.n):
+        assert same_bits(contraction(case, a[n : n + 1], b, bias)[0], expected[n]), f"sample {n} differs"
 
 
 # The batch may be any number of samples, and a sample may stand at any place in it.

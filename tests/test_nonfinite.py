@@ -10,7 +10,17 @@ from torch import Tensor
 
 from cases import BY_NAME
 from geometry import Geometry
-from operands import DTYPES, FORWARD, GRAD_INPUT, GRAD_WEIGHT, Contraction, expected_result, operand
+from operands import (
+    ALGORITHMS,
+    CONTRACTIONS,
+    DTYPES,
+    FORWARD,
+    GRAD_INPUT,
+    GRAD_WEIGHT,
+    Contraction,
+    expected_result,
+    operand,
+)
 
 pytestmark = pytest.mark.usefixtures("threads")
 
@@ -91,6 +101,18 @@ def test_pixel(case: Geometry, contraction: Contraction, layout: str, isa: str) 
 def test_pixel_in_weight_gradient(case: Geometry, layout: str, isa: str) -> None:
     for dtype in DTYPES:
         assert_spreads_to_its_terms_only(GRAD_WEIGHT, case, dtype, layout, "x")
+
+
+# The same of each algorithm, wherever it applies: which one computes a layer is nobody's concern.
+@pytest.mark.parametrize("algorithm", ALGORITHMS, indirect=True)
+@pytest.mark.parametrize("layout", ["contiguous", "channels_last"])
+@pytest.mark.parametrize("contraction", CONTRACTIONS, ids=str)
+@pytest.mark.parametrize("case", CASES, ids=str)
+def test_pixel_by_every_algorithm(
+    case: Geometry, contraction: Contraction, layout: str, algorithm: str
+) -> None:
+    spoilt = "x" if contraction is GRAD_WEIGHT else contraction.first
+    assert_spreads_to_its_terms_only(contraction, case, torch.float32, layout, spoilt)
 
 
 # A weight, and a pixel of dY in the weight gradient, may also meet zeros of the padding (torch computes 0 *
