@@ -18,15 +18,25 @@ from __future__ import annotations
 
 import contextlib
 from collections.abc import Callable
+from typing import Any
 
 import torch
 from torch import Tensor
 from torch.autograd import forward_ad
 from torch.compiler import is_compiling
+from torch.fx import Proxy
 
 from torch_conv_ext._args import check_same_type
 
-__all__ = ["below_autograd", "forward_mode", "has_kernel", "is_compiling", "is_plain", "transforms_active"]
+__all__ = [
+    "below_autograd",
+    "elsewhere",
+    "forward_mode",
+    "has_kernel",
+    "is_compiling",
+    "is_plain",
+    "transforms_active",
+]
 
 DTYPES = (torch.float32, torch.float64)
 _PLAIN = (Tensor, torch.nn.Parameter)
@@ -81,6 +91,18 @@ def _has_kernel(function: str, operands: dict[str, Tensor]) -> bool:
         return False
     check_same_type(function, operands)
     return all(t.dtype in DTYPES and t.layout is torch.strided for t in tensors)
+
+
+def elsewhere(ours: Callable[..., Tensor], theirs: Callable[..., Tensor], *arguments: Any) -> Tensor:
+    """A call that has no kernel here, by torch's function.
+
+    Where torch.fx traces, it is noted as a call of our function: the tensors are known when the graph runs.
+    """
+    for argument in arguments:
+        if isinstance(argument, Proxy):
+            node: Any = argument.tracer.create_proxy("call_function", ours, arguments, {})
+            return node  # type: ignore[no-any-return]
+    return theirs(*arguments)
 
 
 def _only_torch() -> bool:

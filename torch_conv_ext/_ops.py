@@ -36,19 +36,19 @@ def _empty(a: Tensor, b: Tensor, shape: Sequence[int]) -> Tensor:
 
 
 @torch.library.register_fake("torch_conv_ext::forward")
-def _forward_fake(
+def forward_fake(
     x: Tensor, w: Tensor, bias: Tensor | None, output_h: int, output_w: int, *geometry: int
 ) -> Tensor:
     return _empty(x, w, (x.shape[0], w.shape[0], output_h, output_w))
 
 
 @torch.library.register_fake("torch_conv_ext::grad_input")
-def _grad_input_fake(
+def grad_input_fake(
     dy: Tensor, w: Tensor, bias: Tensor | None, input_h: int, input_w: int, *geometry: int
 ) -> Tensor:
     return _empty(dy, w, (dy.shape[0], w.shape[1] * geometry[-1], input_h, input_w))
 
 
 @torch.library.register_fake("torch_conv_ext::grad_weight")
-def _grad_weight_fake(x: Tensor, dy: Tensor, kernel_h: int, kernel_w: int, *geometry: int) -> Tensor:
+def grad_weight_fake(x: Tensor, dy: Tensor, kernel_h: int, kernel_w: int, *geometry: int) -> Tensor:
     return _empty(x, dy, (dy.shape[1], x.shape[1] // geometry[-1], kernel_h, kernel_w))

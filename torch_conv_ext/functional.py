@@ -7,7 +7,7 @@ nor for an input without a batch.
 What goes to torch's own operator, so that every model runs: tensors on other devices, of other dtypes
 (bfloat16, float16, complex, integers) or of a subclass; all calls under torch.autocast, which chooses a dtype
 itself, and under torch.jit.trace; and code that torch.compile compiles under a functorch transform or in
-forward mode.
+forward mode. torch.fx.symbolic_trace records a call of these functions.
 
 Errors have the type and the words of torch's operators where those have clear ones: RuntimeError for tensors
 and numbers that do not fit together, TypeError for an argument of the wrong type. Tensors that differ in
@@ -33,7 +33,7 @@ from torch_conv_ext._args import (
     conv_transpose2d_geometry,
 )
 from torch_conv_ext._autograd import Forward, GradInput, GradWeight, contract
-from torch_conv_ext._dispatch import has_kernel
+from torch_conv_ext._dispatch import elsewhere, has_kernel
 
 __all__ = [
     "Conv2dFunction",
@@ -74,7 +74,7 @@ def conv2d(
         TypeError: an argument of the wrong type.
     """
     if not has_kernel("conv2d", input, weight, bias):
-        return F.conv2d(input, weight, bias, stride, padding, dilation, groups)
+        return elsewhere(conv2d, F.conv2d, input, weight, bias, stride, padding, dilation, groups)
     if input.dim() != 4:
         check_input(input, "conv2d")
         return conv2d(input.unsqueeze(0), weight, bias, stride, padding, dilation, groups).squeeze(0)
@@ -116,7 +116,7 @@ def conv_transpose2d(
     """
     options = (stride, padding, output_padding, groups, dilation)
     if not has_kernel("conv_transpose2d", input, weight, bias):
-        return F.conv_transpose2d(input, weight, bias, *options)
+        return elsewhere(conv_transpose2d, F.conv_transpose2d, input, weight, bias, *options)
     if input.dim() != 4:
         check_input(input, "conv_transpose2d")
         return conv_transpose2d(input.unsqueeze(0), weight, bias, *options).squeeze(0)
@@ -150,8 +150,7 @@ def conv2d_input(
     """
     function, options = "conv2d_input", (stride, padding, dilation, groups)
     if not has_kernel(function, weight, grad_output, names=("weight", "grad_output", "bias")):
-        dx: Tensor = grad.conv2d_input(input_size, weight, grad_output, *options)
-        return dx
+        return elsewhere(conv2d_input, grad.conv2d_input, input_size, weight, grad_output, *options)
     check_batch(input_size, "input", function)
     n, _, ih, iw = input_size
     size, geometry = conv2d_geometry(input_size, weight.shape, None, *options, function)
@@ -185,8 +184,7 @@ def conv2d_weight(
     """
     function, options = "conv2d_weight", (stride, padding, dilation, groups)
     if not has_kernel(function, input, grad_output, names=("input", "grad_output", "bias")):
-        dw: Tensor = grad.conv2d_weight(input, weight_size, grad_output, *options)
-        return dw
+        return elsewhere(conv2d_weight, grad.conv2d_weight, input, weight_size, grad_output, *options)
     check_batch(input.shape, "input", function)
     size, geometry = conv2d_geometry(input.shape, weight_size, None, *options, function)
     co, _, kh, kw = weight_size
