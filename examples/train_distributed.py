@@ -16,7 +16,7 @@ from __future__ import annotations
 import argparse
 import os
 import sys
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from types import ModuleType
 
 import torch
@@ -68,7 +68,8 @@ def shard(network: nn.Sequential) -> nn.Module:
     for layer in network:
         if any(True for _ in layer.parameters()):
             fully_shard(layer, mesh=mesh)
-    return fully_shard(network, mesh=mesh)
+    fully_shard(network, mesh=mesh)
+    return network
 
 
 def train(model: nn.Module, steps: int) -> list[float]:
@@ -95,7 +96,10 @@ def run(steps: int) -> bool:
     """Train, tell what came out on the first process, and say whether all weights agree."""
     theirs = make_network(nn)
     train(DistributedDataParallel(theirs), steps)
-    ways = {"DistributedDataParallel": DistributedDataParallel, "fully_shard": shard}
+    ways: dict[str, Callable[[nn.Sequential], nn.Module]] = {
+        "DistributedDataParallel": DistributedDataParallel,
+        "fully_shard": shard,
+    }
     agree = True
     for name, distribute in ways.items():
         ours = make_network(torch_conv_ext)
@@ -117,7 +121,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
     if "RANK" in os.environ:  # set by torchrun
         dist.init_process_group("gloo")
     else:
-        dist.init_process_group("gloo", store=dist.HashStore(), rank=0, world_size=1)
+        store = dist.HashStore()  # type: ignore[attr-defined]
+        dist.init_process_group("gloo", store=store, rank=0, world_size=1)
     try:
         return 0 if run(options.steps) else 1
     finally:

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import torch
 import torch.distributed as dist
-import torch.distributed.checkpoint as checkpoint
+from torch.distributed.checkpoint import state_dict_loader, state_dict_saver
 from torch.distributed.checkpoint.state_dict import get_model_state_dict, set_model_state_dict
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1] / "examples"))
@@ -21,13 +21,13 @@ def checkpoint_round_trip(folder: str) -> bool:
     network = example.make_network(torch_conv_ext)
     model = example.shard(network)
     example.train(model, steps=2)
-    checkpoint.save(get_model_state_dict(model), checkpoint_id=folder)
+    state_dict_saver.save(get_model_state_dict(model), checkpoint_id=folder)
 
     other = example.make_network(torch_conv_ext)
     reader = example.shard(other)
     before = example.weights(other)
     state = get_model_state_dict(reader)
-    checkpoint.load(state, checkpoint_id=folder)
+    state_dict_loader.load(state, checkpoint_id=folder)
     set_model_state_dict(reader, state)
     images, _ = example.make_batch(0)
     with torch.no_grad():

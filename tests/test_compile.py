@@ -13,8 +13,9 @@ import pytest
 import torch
 import torch.autograd.forward_ad as fwd
 import torch.nn.functional as F
+import torch.utils.checkpoint
 from torch import Tensor
-from torch.func import grad, jacrev, jvp, vmap
+from torch.func import functional_call, grad, hessian, jacfwd, jacrev, jvp, stack_module_state, vjp, vmap
 from torch.fx.experimental.proxy_tensor import make_fx
 
 import torch_conv_ext
@@ -194,6 +195,9 @@ TRANSFORMS: dict[str, Callable[[Function], Function]] = {
     "vmap_grad": lambda f: vmap(grad(loss(f), 1), (0, None, None)),
     "grad_vmap": lambda f: grad(loss(vmap(f, (0, None, None))), (0, 1)),
     "jacrev": lambda f: jacrev(f, 1),
+    "jacfwd": lambda f: jacfwd(f, 2),
+    "vjp": lambda f: lambda *tensors: vjp(f, *tensors)[1](f(*tensors)),
+    "hessian": lambda f: hessian(loss(f), 2),
 }
 
 
@@ -232,6 +236,73 @@ def test_forward_mode(name: str) -> None:
             tangent(function)(x, w, b)
     else:
         close(tangent(function)(x, w, b), expected)
+
+
+def test_activation_checkpoint() -> None:
+    """A compiled model that is computed again in backward: the bits of one that is not."""
+    ours = torch_conv_ext.Conv2d(4, 4, 3, 1, 1, dtype=torch.float64)
+    x = randn(2, 4, 5, 6)
+
+    def plain(x: Tensor) -> Tensor:
+        result: Tensor = ours(ours(x).sin())
+        return result
+
+    def again(x: Tensor) -> Tensor:
+        result: Tensor = torch.utils.checkpoint.checkpoint(plain, x, use_reentrant=False)
+        return result
+
+    expected = with_gradients(compiled(plain))(x)
+    assert all(map(torch.equal, with_gradients(compiled(again))(x), expected))
+
+
+# --- torch.func on models -----------------------------------------------------------------------------------
+
+
+def sequence(package: Any, seed: int) -> torch.nn.Sequential:
+    torch.manual_seed(seed)
+    return torch.nn.Sequential(
+        package.Conv2d(4, 6, 3, 2, groups=2, dtype=torch.float64),
+        torch.nn.Tanh(),
+        package.ConvTranspose2d(6, 2, 2, 2, dtype=torch.float64),
+    )
+
+
+@pytest.mark.parametrize("run", [lambda f: f, compiled], ids=["eager", "compiled"])
+def test_ensemble(run: Callable[[Function], Function]) -> None:
+    """Three models as one, by stacked weights: outputs and gradients of each alone, on the same input."""
+    models = [sequence(torch_conv_ext, seed) for seed in range(3)]
+    weights, _ = stack_module_state(models)
+    x = randn(2, 4, 7, 8)
+
+    def loss(weights: dict[str, Tensor], x: Tensor) -> tuple[Tensor, Tensor]:
+        y = functional_call(models[0], weights, (x,))
+        return y.square().sum(), y
+
+    together = run(vmap(grad(loss, has_aux=True), (0, None)))
+    found, outputs = together({name: w.detach() for name, w in weights.items()}, x)
+    for i in range(3):
+        alone = sequence(torch.nn, i)
+        y = alone(x)
+        close(outputs[i], y)
+        expected = torch.autograd.grad(y.square().sum(), list(alone.parameters()))
+        close([found[name][i] for name, _ in alone.named_parameters()], list(expected))
+
+
+@pytest.mark.parametrize("run", [lambda f: f, compiled], ids=["eager", "compiled"])
+def test_per_sample_gradients(run: Callable[[Function], Function]) -> None:
+    """vmap of grad over the samples of a batch = the gradients of torch.nn's model, one sample at a time."""
+    ours, theirs = sequence(torch_conv_ext, 0), sequence(torch.nn, 0)
+    x = randn(3, 4, 7, 8)
+
+    def loss(weights: dict[str, Tensor], sample: Tensor) -> Tensor:
+        y: Tensor = functional_call(ours, weights, (sample[None],))
+        return y.square().sum()
+
+    weights = {name: p.detach() for name, p in ours.named_parameters()}
+    found = run(vmap(grad(loss), (None, 0)))(weights, x)
+    for i, sample in enumerate(x):
+        expected = torch.autograd.grad(theirs(sample[None]).square().sum(), list(theirs.parameters()))
+        close([found[name][i] for name in weights], list(expected))
 
 
 # --- torch.export and make_fx -------------------------------------------------------------------------------

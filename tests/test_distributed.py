@@ -10,10 +10,11 @@ from pathlib import Path
 import pytest
 import torch.distributed
 
-TESTS = Path(__file__).parent
-sys.path.insert(0, str(TESTS.parent / "examples"))
+sys.path.insert(0, str(Path(__file__).resolve().parents[1] / "examples"))
 
 import train_distributed as example
+
+WORKER = Path(__file__).with_name("distributed_worker.py")
 
 pytestmark = pytest.mark.skipif(not torch.distributed.is_gloo_available(), reason="this torch has no gloo")
 
@@ -39,7 +40,7 @@ def test_two_processes(tmp_path: Path) -> None:
     """
     run = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2"]
     done = subprocess.run(
-        [*run, str(TESTS / "distributed_worker.py"), str(tmp_path / "checkpoint")],
+        [*run, str(WORKER), str(tmp_path / "checkpoint")],
         env={**os.environ, "OMP_NUM_THREADS": "1"},
         capture_output=True,
         text=True,

@@ -82,7 +82,7 @@ SIZES = [*STRIDES, *DILATIONS, *PADDINGS, *GROUPS, *TRANSPOSED, *FREE]
 @pytest.mark.parametrize("geometry", SIZES, ids=str)
 @pytest.mark.parametrize("contraction", [FORWARD, GRAD_INPUT], ids=str)
 def test_decompositions(contraction: Contraction, geometry: Geometry) -> None:
-    """Each operator in terms of torch's = the operator, for all sizes of the result, with and without bias."""
+    """Each operator in terms of torch's = the operator, for all sizes of the result."""
     operator = getattr(torch.ops.torch_conv_ext, contraction.name).default
     a, b = (operand(geometry, name, torch.float64) for name in (contraction.first, contraction.second))
     size = geometry.shape(contraction.result)[2:]

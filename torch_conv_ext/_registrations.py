@@ -22,10 +22,10 @@ Shape = Sequence[int]
 
 # --- decompositions -----------------------------------------------------------------------------------------
 #
-# The operators in terms of torch's own, for tools that know no others. torch.onnx.export looks for one where it
-# has no translation of an operator: with these a model becomes standard Conv and ConvTranspose nodes, however
-# it was captured. torch.compile and eager calls do not use them. grad_weight has none: it stands in no
-# inference graph, and ONNX has no such node.
+# The operators in terms of torch's own, for tools that know no others. torch.onnx.export looks for one where
+# it has no translation of an operator: with these a model becomes standard Conv and ConvTranspose nodes,
+# however it was captured. torch.compile and eager calls do not use them. grad_weight has none: it stands in
+# no inference graph, and ONNX has no such node.
 
 _convolution: Callable[..., Tensor] = torch.ops.aten.convolution.default
 

@@ -13,6 +13,7 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
+from torch.func import functional_call, grad, vmap
 
 import torch_conv_ext
 from torch_conv_ext._bench.timing import Call, Timing, in_turns, largest_error
@@ -29,8 +30,8 @@ SOURCES = {
         "(arXiv:1801.04381), both narrow"
     ),
     "calls": (
-        "what a call costs: Conv2d(1, 1, 3, padding=1) on (1, 1, 4, 4), and second derivatives "
-        "(pytorch/pytorch 22577)"
+        "what a call costs: Conv2d(1, 1, 3, padding=1) on (1, 1, 4, 4), second derivatives "
+        "(pytorch/pytorch 22577), and each sample's own gradient by torch.func's vmap of grad"
     ),
 }
 
@@ -53,8 +54,15 @@ OURS = Convolutions(torch_conv_ext.Conv2d, torch_conv_ext.ConvTranspose2d)
 
 COMPILED = "inference, torch compiled"
 BOTH_COMPILED = "inference, both compiled"
-# On one tiny image a call's own cost is all there is; the second derivatives are those of a small layer.
-CALLS = ("inference", "recorded", "with backward", "second derivative p0", "second derivative p1")
+# On one tiny image a call's own cost is all there is; the last three are of a small layer.
+CALLS = (
+    "inference",
+    "recorded",
+    "with backward",
+    "second derivative p0",
+    "second derivative p1",
+    "per-sample gradients",
+)
 
 
 # --- what is timed ------------------------------------------------------------------------------------------
@@ -195,8 +203,9 @@ def _gradient(net: nn.Module, x: Tensor) -> Tensor:
 
 def _single_call(kind: str, dtype: str, layout: str) -> Prepared:
     torch.manual_seed(0)
-    second = kind.startswith("second")
-    shape, channels, padding = ((8, 8, 32, 32), 8, int(kind[-1])) if second else ((1, 1, 4, 4), 1, 1)
+    small = kind.startswith(("second", "per-sample"))
+    shape, channels = ((8, 8, 32, 32), 8) if small else ((1, 1, 4, 4), 1)
+    padding = 0 if kind.endswith("p0") else 1
     net = nn.Conv2d(channels, channels, 3, padding=padding)
     ours = torch_conv_ext.Conv2d(channels, channels, 3, padding=padding)
     ours.load_state_dict(net.state_dict())
@@ -216,6 +225,8 @@ def _single_call(kind: str, dtype: str, layout: str) -> Prepared:
             weight: Tensor = module.get_parameter("weight")
             assert weight.grad is not None
             return weight.grad
+        if kind == "per-sample gradients":
+            return _per_sample_gradients(module, x)
         y = module(x)
         weight = module.get_parameter("weight")
         (dw,) = torch.autograd.grad((y * y).sum(), weight, create_graph=True)
@@ -225,3 +236,15 @@ def _single_call(kind: str, dtype: str, layout: str) -> Prepared:
     reference = run(copy.deepcopy(nets[0]).double(), x.double()).detach()
     a, b = (largest_error(run(module, x).detach(), reference) for module in nets)
     return a, b, lambda: run(nets[0], x), lambda: run(nets[1], x)
+
+
+def _per_sample_gradients(module: nn.Module, x: Tensor) -> Tensor:
+    """The weight's gradient of each sample's loss, (N, Co, Ci, kH, kW)."""
+
+    def loss(parameters: dict[str, Tensor], sample: Tensor) -> Tensor:
+        y: Tensor = functional_call(module, parameters, (sample[None],))
+        return (y * y).sum()
+
+    parameters = {name: p.detach() for name, p in module.named_parameters()}
+    gradients: dict[str, Tensor] = vmap(grad(loss), (None, 0))(parameters, x)
+    return gradients["weight"]
