@@ -35,7 +35,7 @@ def contract(
     if is_compiling():
         return contraction.run(a, b, bias, size, geometry)
     if transforms_active():
-        return _Transformable.record(contraction, a, b, bias, size, geometry)
+        return _Transformable.record(_Call(contraction, size, geometry), a, b, bias)
     if forward_mode() or (
         torch.is_grad_enabled()
         and (a.requires_grad or b.requires_grad or (bias is not None and bias.requires_grad))
@@ -219,8 +219,17 @@ def _bias_gradient(g: Tensor) -> Tensor:
 # --- under torch.func ---------------------------------------------------------------------------------------
 
 
+class _Call:
+    """A contraction with its numbers. functorch walks through tuples many times; this it takes as one."""
+
+    __slots__ = ("contraction", "geometry", "size")
+
+    def __init__(self, contraction: type[Contraction], size: Pair, geometry: Geometry) -> None:
+        self.contraction, self.size, self.geometry = contraction, size, geometry
+
+
 class _Transformable(Contraction):
-    """A contraction in the form that functorch asks for."""
+    """A contraction in the form that functorch asks for. Its arguments: a _Call, the operands, the bias."""
 
     @classmethod
     def record(cls, *args: Any) -> Tensor:
@@ -228,37 +237,29 @@ class _Transformable(Contraction):
         return cls.apply(*args)  # type: ignore[no-any-return, no-untyped-call]
 
     @staticmethod
-    def forward(  # type: ignore[override]
-        contraction: type[Contraction],
-        a: Tensor,
-        b: Tensor,
-        bias: Tensor | None,
-        size: Pair,
-        geometry: Geometry,
-    ) -> Tensor:
+    def forward(call: _Call, a: Tensor, b: Tensor, bias: Tensor | None) -> Tensor:  # type: ignore[override]
         with below_autograd():
-            return contraction.run(a, b, bias, size, geometry)
+            return call.contraction.run(a, b, bias, call.size, call.geometry)
 
     @staticmethod
     def setup_context(ctx: Any, inputs: tuple[Any, ...], output: Tensor) -> None:
-        contraction, a, b, _, size, geometry = inputs
-        _, needs_a, needs_b, *_ = ctx.needs_input_grad
-        _remember(ctx, contraction, a, b, output, size, geometry, needs_a, needs_b)
+        call, a, b, _ = inputs
+        _, needs_a, needs_b, _ = ctx.needs_input_grad
+        _remember(ctx, call.contraction, a, b, output, call.size, call.geometry, needs_a, needs_b)
         ctx.save_for_forward(a, b)
 
     @staticmethod
+    def backward(ctx: Any, g: Tensor | None) -> tuple[Tensor | None, ...]:
+        _, *needs = ctx.needs_input_grad
+        return None, *_vjp(ctx, g, *needs)
+
+    @staticmethod
     def vmap(
-        info: Any,
-        in_dims: tuple[Any, ...],
-        contraction: type[Contraction],
-        a: Tensor,
-        b: Tensor,
-        bias: Tensor | None,
-        size: Pair,
-        geometry: Geometry,
+        info: Any, in_dims: tuple[Any, ...], call: _Call, a: Tensor, b: Tensor, bias: Tensor | None
     ) -> tuple[Tensor, int]:
         """One contraction for all elements of the vmapped dimension, which joins an index of T: no loop."""
-        _, a_dim, b_dim, bias_dim, *_ = in_dims
+        _, a_dim, b_dim, bias_dim = in_dims
+        contraction, size, geometry = call.contraction, call.size, call.geometry
         first, second = contraction.operands
         mapped = {contraction.result}
         mapped.update(t for t, dim in ((first, a_dim), (second, b_dim)) if dim is not None)

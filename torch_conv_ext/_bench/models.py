@@ -54,7 +54,7 @@ OURS = Convolutions(torch_conv_ext.Conv2d, torch_conv_ext.ConvTranspose2d)
 
 COMPILED = "inference, torch compiled"
 BOTH_COMPILED = "inference, both compiled"
-# On one tiny image a call's own cost is all there is; the last three are of a small layer.
+# On one tiny image a call's own cost is all there is; the last three are of small layers.
 CALLS = (
     "inference",
     "recorded",
@@ -63,6 +63,7 @@ CALLS = (
     "second derivative p1",
     "per-sample gradients",
 )
+_CALLED_ON = {"second": (8, 8, 32), "per-sample": (16, 16, 32)}  # batch, channels, size of the image
 
 
 # --- what is timed ------------------------------------------------------------------------------------------
@@ -203,13 +204,13 @@ def _gradient(net: nn.Module, x: Tensor) -> Tensor:
 
 def _single_call(kind: str, dtype: str, layout: str) -> Prepared:
     torch.manual_seed(0)
-    small = kind.startswith(("second", "per-sample"))
-    shape, channels = ((8, 8, 32, 32), 8) if small else ((1, 1, 4, 4), 1)
+    n, channels, size = _CALLED_ON.get(kind.split()[0], (1, 1, 4))
     padding = 0 if kind.endswith("p0") else 1
     net = nn.Conv2d(channels, channels, 3, padding=padding)
     ours = torch_conv_ext.Conv2d(channels, channels, 3, padding=padding)
     ours.load_state_dict(net.state_dict())
-    x = torch.randn(shape, dtype=getattr(torch, dtype)).contiguous(memory_format=_form(layout))
+    x = torch.randn(n, channels, size, size, dtype=getattr(torch, dtype))
+    x = x.contiguous(memory_format=_form(layout))
 
     def run(module: nn.Module, x: Tensor) -> Tensor:
         if kind == "inference":
