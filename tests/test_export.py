@@ -94,49 +94,43 @@ def test_decompositions(contraction: Contraction, geometry: Geometry) -> None:
         assert_within(result, expected, bound, f"{contraction} {geometry}")
 
 
-# --- torch.export -------------------------------------------------------------------------------------------
+# --- programs and packages in files -------------------------------------------------------------------------
 
-_RUN_PROGRAM = """
+_RUN = """
 import sys, torch, torch_conv_ext
-x, y = torch.load(sys.argv[2])
-program = torch.export.load(sys.argv[1])
-print(torch.equal(program.module()(x), y))
+program, package, tensors = sys.argv[1:]
+x, y, z = torch.load(tensors)
+print(torch.equal(torch.export.load(program).module()(x), y))
+print(torch.equal(torch._inductor.aoti_load_package(package)(x), z))
 """
 
 
-def test_saved_program(tmp_path: Path) -> None:
-    """A program from a file gives the bits of the model, here and in a process of its own."""
+@pytest.mark.filterwarnings("ignore::FutureWarning")
+def test_files(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """An exported program from a file, and an AOTInductor package, which is compiled code that calls our
+    operators, give the bits of the model, here and in a process of its own.
+    """
     ours = model(torch_conv_ext)
     y = ours(X).detach()
-    torch.export.save(export(ours), tmp_path / "model.pt2")
-    assert torch.equal(torch.export.load(tmp_path / "model.pt2").module()(X), y)
-    torch.save((X, y), tmp_path / "tensors.pt")
-    assert output_of(_RUN_PROGRAM, tmp_path / "model.pt2", tmp_path / "tensors.pt").split() == ["True"]
-
-
-# --- AOTInductor --------------------------------------------------------------------------------------------
-
-_RUN_PACKAGE = """
-import sys, torch, torch_conv_ext
-x, y = torch.load(sys.argv[2])
-model = torch._inductor.aoti_load_package(sys.argv[1])
-print(torch.equal(model(x), y))
-"""
-
-
-def test_aot_inductor(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """A package of compiled code calls our operators: the bits of the model, in a process of its own too."""
+    program = tmp_path / "program.pt2"
+    torch.export.save(export(ours), program)
+    assert torch.equal(torch.export.load(program).module()(X), y)
     if shutil.which("g++") is None:
-        pytest.skip("no compiler")
+        pytest.skip("no compiler for AOTInductor")
+
     monkeypatch.setenv("TORCHINDUCTOR_CACHE_DIR", str(tmp_path / "cache"))
-    layers = model(torch_conv_ext)
-    ours = nn.Sequential(layers[0], layers[2])  # fewer layers compile sooner
-    y = ours(X).detach()
-    quick = {"aot_inductor.compile_wrapper_opt_level": "O0", "aot_inductor.precompile_headers": False}
+    part = nn.Sequential(ours[0], ours[2])  # fewer layers compile sooner
+    z = part(X).detach()
     package = str(tmp_path / "package.pt2")
-    torch._inductor.aoti_compile_and_package(
-        export(ours), package_path=package, inductor_configs={**quick, "cpp_cache_precompile_headers": False}
-    )
-    assert torch.equal(torch._inductor.aoti_load_package(package)(X), y)
-    torch.save((X, y), tmp_path / "tensors.pt")
-    assert output_of(_RUN_PACKAGE, package, tmp_path / "tensors.pt").split() == ["True"]
+    torch._inductor.aoti_compile_and_package(export(part), package_path=package, inductor_configs=QUICK)
+    assert torch.equal(torch._inductor.aoti_load_package(package)(X), z)
+    torch.save((X, y, z), tmp_path / "tensors.pt")
+    assert output_of(_RUN, program, package, tmp_path / "tensors.pt").split() == ["True", "True"]
+
+
+QUICK = {
+    "aot_inductor.compile_wrapper_opt_level": "O0",
+    "aot_inductor.precompile_headers": False,
+    "cpp_cache_precompile_headers": False,
+    "compile_threads": 1,
+}
