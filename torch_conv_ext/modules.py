@@ -7,16 +7,10 @@ same: a state_dict of one loads into the other, and the same seed gives the same
 from __future__ import annotations
 
 import torch
-import torch.fx
 import torch.nn.functional as F
 from torch import Tensor
 
 from torch_conv_ext.functional import conv2d, conv_transpose2d
-
-# torch.fx.symbolic_trace records the calls of these below as they are. It would else follow them to torch's
-# own functions, where its stand-ins for tensors go.
-torch.fx.wrap("conv2d")
-torch.fx.wrap("conv_transpose2d")
 
 
 class Conv2d(torch.nn.Conv2d):
