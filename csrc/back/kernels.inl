@@ -103,41 +103,53 @@ TCE_INLINE Vec<scalar_t> load_every(const scalar_t* p, int n) {
   }
 }
 
-// dst rows are contiguous; in src it is the columns that have a step of Step elements (1 or 2): lanes x lanes
-// blocks through registers.
+// A block of up to lanes x lanes elements through registers.
+template <int Step, class scalar_t>
+TCE_INLINE void transpose_block(const Copy2d& c, const scalar_t* src, scalar_t* dst, int64_t rows_left,
+                                int64_t cols_left, bool streams) {
+  constexpr int L = kLanes<scalar_t>;
+  Vec<scalar_t> block[L];
+  if (rows_left >= L && cols_left >= L) {
+    TCE_UNROLL
+    for (int i = 0; i < L; ++i) block[i] = load_every<Step>(src + i * c.src_col, L);
+    transpose<scalar_t>(block);
+    if (streams) {
+      TCE_UNROLL
+      for (int i = 0; i < L; ++i) stream(dst + i * c.dst_row, block[i]);
+    } else {
+      TCE_UNROLL
+      for (int i = 0; i < L; ++i) store(dst + i * c.dst_row, block[i]);
+    }
+    return;
+  }
+  const int rows = static_cast<int>(rows_left < L ? rows_left : L);
+  const int cols = static_cast<int>(cols_left < L ? cols_left : L);
+  TCE_UNROLL
+  for (int i = 0; i < L; ++i)
+    block[i] = i < cols ? load_every<Step>(src + i * c.src_col, rows) : Vec<scalar_t>{};
+  transpose<scalar_t>(block);
+  TCE_UNROLL
+  for (int i = 0; i < L; ++i) {
+    if (i < rows) store_partial(dst + i * c.dst_row, block[i], cols);
+  }
+}
+
+// dst rows are contiguous; in src it is the columns that have a step of Step elements (1 or 2).
 template <int Step, class scalar_t>
 void copy_transposed(const Copy2d& c, const scalar_t* src, scalar_t* dst) {
   constexpr int L = kLanes<scalar_t>;
   const bool streams = c.stream && streams_to(c, dst);
-  Vec<scalar_t> block[L];
-  for (int64_t r = 0; r < c.rows; r += L) {
-    const int rows = static_cast<int>(c.rows - r < L ? c.rows - r : L);
-    for (int64_t j = 0; j < c.cols; j += L) {
-      const int cols = static_cast<int>(c.cols - j < L ? c.cols - j : L);
-      const scalar_t* s = src + r * Step + j * c.src_col;
-      scalar_t* d = dst + r * c.dst_row + j;
-      if (rows == L && cols == L) {
-        TCE_UNROLL
-        for (int i = 0; i < L; ++i) block[i] = load_every<Step>(s + i * c.src_col, L);
-        transpose<scalar_t>(block);
-        if (streams) {
-          TCE_UNROLL
-          for (int i = 0; i < L; ++i) stream(d + i * c.dst_row, block[i]);
-        } else {
-          TCE_UNROLL
-          for (int i = 0; i < L; ++i) store(d + i * c.dst_row, block[i]);
-        }
-      } else {
-        TCE_UNROLL
-        for (int i = 0; i < L; ++i)
-          block[i] = i < cols ? load_every<Step>(s + i * c.src_col, rows) : Vec<scalar_t>{};
-        transpose<scalar_t>(block);
-        TCE_UNROLL
-        for (int i = 0; i < L; ++i) {
-          if (i < rows) store_partial(d + i * c.dst_row, block[i], cols);
-        }
-      }
-    }
+  const auto block = [&](int64_t r, int64_t j) {
+    transpose_block<Step>(c, src + r * Step + j * c.src_col, dst + r * c.dst_row + j, c.rows - r, c.cols - j,
+                          streams);
+  };
+  // Along the lines that lie furthest apart: few of them at a time, as many as the processor can fetch ahead.
+  if (c.src_col > c.dst_row) {
+    for (int64_t j = 0; j < c.cols; j += L)
+      for (int64_t r = 0; r < c.rows; r += L) block(r, j);
+  } else {
+    for (int64_t r = 0; r < c.rows; r += L)
+      for (int64_t j = 0; j < c.cols; j += L) block(r, j);
   }
   if (streams) finish_streams();
 }

@@ -99,7 +99,10 @@ ConvGeometry geometry_from(const std::map<std::string, int64_t>& sizes) {
 py::dict plan(const std::string& contraction, const std::string& dtype, const std::string& layout,
               const std::map<std::string, int64_t>& sizes) {
   const Contraction which = contraction_named(contraction);
-  const ConvGeometry g = geometry_from(sizes);
+  ConvGeometry g = geometry_from(sizes);
+  const double flops =
+      2.0 * static_cast<double>(g.G * g.Ci * g.Co * g.kH * g.kW) * static_cast<double>(g.oH * g.oW);
+  if (is_fully_connected(g)) g = as_pointwise(g);
   const bool is_float = choice<bool>("dtype", dtype, {{"float32", true}, {"float64", false}});
   const Layout lies = choice<Layout>("layout", layout,
                                      {{"nchw", {true, true, false}}, {"channels_last", {true, false, true}}});
@@ -129,8 +132,7 @@ py::dict plan(const std::string& contraction, const std::string& dtype, const st
   result["chunk_cols"] = p.cols;
   result["panels"] = p.panels;
   result["scratch_bytes"] = p.scratch_bytes;
-  result["flops_per_sample"] =
-      2.0 * static_cast<double>(g.G * g.Ci * g.Co * g.kH * g.kW) * static_cast<double>(g.oH * g.oW);
+  result["flops_per_sample"] = flops;
   result["text"] = describe(p);
   return result;
 }

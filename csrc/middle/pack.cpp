@@ -87,6 +87,13 @@ SourceRuns make_source_runs(const Axis& axis, int64_t first, int64_t last, bool 
     range.low = std::min(range.low, j.begin * runs.out_step + offset);
     range.high = std::max(range.high, (j.end - 1) * runs.out_step + offset);
   });
+  if (!dense && runs.step >= kWideStep && !ranges.empty()) {
+    int64_t low = INT64_MAX, high = INT64_MIN;
+    for (const Range& range : ranges) low = std::min(low, range.low), high = std::max(high, range.high);
+    for (Range& range : ranges) range.low = low, range.high = high;
+    std::sort(ranges.begin(), ranges.end(),
+              [](const Range& a, const Range& b) { return a.residue < b.residue; });
+  }
   for (Range& range : ranges) {
     const int64_t count = range.high - range.low + 1;
     range.base = runs.length;
@@ -113,15 +120,64 @@ KRange inside(const SourceRuns::Run& run, int64_t step, int64_t source_size) {
   return {begin, end};
 }
 
+namespace {
+
+// The first `count` runs, and their elements that lie in the image for all of them.
+struct Transposed {
+  size_t count = 0;
+  KRange inside{0, 0};
+};
+
+// The residues of a wide step that follow each other without a gap.
+Transposed transposed_runs(const SourceRuns& columns, int64_t source_w) {
+  Transposed t;
+  if (columns.step < kWideStep || columns.runs.empty()) return t;
+  t.count = 1;
+  t.inside = inside(columns.runs[0], columns.step, source_w);
+  while (t.count < columns.runs.size() &&
+         columns.runs[t.count].position == columns.runs[t.count - 1].position + 1 &&
+         columns.runs[t.count].count == columns.runs[0].count) {
+    const KRange next = inside(columns.runs[t.count++], columns.step, source_w);
+    t.inside = {std::max(t.inside.begin, next.begin), std::min(t.inside.end, next.end)};
+  }
+  if (t.count == 1 || t.inside.begin >= t.inside.end) return {};
+  return t;
+}
+
+}  // namespace
+
 template <class scalar_t>
 void pack_channel_major(const Kernels<scalar_t>& kernels, const TensorView<const scalar_t>& x,
                         int64_t channels, int64_t source_w, const RowSlots& rows, const SourceRuns& columns,
                         scalar_t* dst) {
   const auto [sn, sc, sh, sw] = x.stride;
+  const Transposed wide = transposed_runs(columns, source_w);
   for (const RowSlots::Source& source : rows.source) {
     const scalar_t* src = x.data + source.n * sn + source.position * sh;
-    for (const SourceRuns::Run& run : columns.runs) {
+    for (int64_t c = 0; c < channels && wide.count > 0; ++c) {
+      const SourceRuns::Run& run = columns.runs[0];
+      const KRange& all = wide.inside;
+      kernels.copy_2d(
+          {static_cast<int64_t>(wide.count), all.end - all.begin, sw, sw * columns.step, run.count, 1},
+          src + c * sc + (run.position + all.begin * columns.step) * sw,
+          dst + c * columns.length + run.base + all.begin);
+    }
+    for (size_t r = 0; r < columns.runs.size(); ++r) {
+      const SourceRuns::Run& run = columns.runs[r];
       const KRange valid = inside(run, columns.step, source_w);
+      if (r < wide.count) {
+        // The elements that only some of the runs have.
+        for (int64_t c = 0; c < channels; ++c) {
+          scalar_t* d = dst + c * columns.length + run.base;
+          for (int64_t i = 0; i < run.count; ++i) {
+            if (i == wide.inside.begin) i = wide.inside.end;
+            if (i >= run.count) break;
+            d[i] = i >= valid.begin && i < valid.end ? src[c * sc + (run.position + i * columns.step) * sw]
+                                                     : scalar_t(0);
+          }
+        }
+        continue;
+      }
       scalar_t* d = dst + run.base;
       for (int64_t c = 0; c < channels; ++c) {
         std::fill(d + c * columns.length, d + c * columns.length + valid.begin, scalar_t(0));
@@ -217,6 +273,7 @@ void pack_planes(const Kernels<scalar_t>& kernels, const scalar_t* src, const Pl
                  [&](int64_t h, int64_t w, int64_t at, int64_t height, int64_t width) {
                    const scalar_t* from = src + h * s.src_h + w * s.src_w;
                    scalar_t* to = dst + at * s.dst_px;
+                   if (from_h == width * from_w && to_h == width * s.dst_px) width *= height, height = 1;
                    for (int64_t i = 0; blocked && i < height; ++i) {
                      kernels.copy_2d({channels, width, s.src_c, from_w, s.dst_c, s.dst_px}, from + i * from_h,
                                      to + i * to_h);

@@ -33,6 +33,18 @@ bool winograd_applies(const ConvGeometry& g) {
 
 }  // namespace
 
+bool is_fully_connected(const ConvGeometry& g) {
+  return g.G == 1 && g.oH == 1 && g.oW == 1 && g.kH == g.iH && g.kW == g.iW && g.kH * g.kW > 1 &&
+         g.padding_h == 0 && g.padding_w == 0 && g.dilation_h == 1 && g.dilation_w == 1;
+}
+
+ConvGeometry as_pointwise(const ConvGeometry& g) {
+  ConvGeometry p = g;
+  p.Ci = g.Ci * g.iH * g.iW;
+  p.iH = p.iW = p.kH = p.kW = p.stride_h = p.stride_w = 1;
+  return p;
+}
+
 bool batch_is_row(const ConvGeometry& g) {
   return is_pointwise(g) && g.iH == 1 && g.iW == 1;
 }

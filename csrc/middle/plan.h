@@ -96,6 +96,11 @@ Candidates make_candidates(Contraction contraction, const ConvGeometry& geometry
 template <class scalar_t>
 Plan make_direct_plan(const Plan& plan, const KernelTable& table);
 
+// A kernel that covers the image, for one pixel of Y (a fully connected layer on an image): the elements of the image
+// may be taken as channels.
+bool is_fully_connected(const ConvGeometry& geometry);
+ConvGeometry as_pointwise(const ConvGeometry& geometry);
+
 // Images of one pixel and a kernel of one element (a fully connected layer): the samples are taken as the
 // pixels of one row. The plan is made for a row of kBatchRow pixels, whatever the batch, and serves any.
 bool batch_is_row(const ConvGeometry& geometry);

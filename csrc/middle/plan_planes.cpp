@@ -91,7 +91,9 @@ double plan_pixels(Plan& plan, const Kernels<scalar_t>& k) {
     const double width_nv = static_cast<double>(vectors) / static_cast<double>(tiles_px);
     const double step =
         std::max({mr * width_nv / k.fma_per_cycle, width_nv * load_cycles(plan, false) + mr / 2, 4.0});
-    const double cycles = step * static_cast<double>(tiles_o * tiles_px);
+    // Each phase has its own pixels, and its share of the kernel's elements.
+    const double terms = static_cast<double>(s.C * taps) / static_cast<double>(phases);
+    const double cycles = (step * terms + kTile) * static_cast<double>(phases * tiles_o * tiles_px);
     if (cycles < best) {
       best = cycles;
       plan.nv = nv;
@@ -105,9 +107,8 @@ double plan_pixels(Plan& plan, const Kernels<scalar_t>& k) {
   if (plan.weight_bytes > kWeightBytes) return kNever;
   plan.scratch_bytes =
       plan.source_bytes + plan.weight_bytes + plan.tile_bytes + scratch_bytes(taps, sizeof(KStep));
-  // Each phase has its own pixels, and its share of the kernel's elements.
   const bool inner = plan.layout.columns_inner;
-  return chunks(plan, s.out_h, s.out_w) * best * static_cast<double>(s.C * taps) +
+  return chunks(plan, s.out_h, s.out_w) * best +
          plane_cycles(plan, inner ? kCopied : kGathered, inner && s.w.out_step == 1 ? kCopied : kGathered);
 }
 

@@ -28,6 +28,8 @@ constexpr int64_t kTileBytes = 1024 * 1024;
 // A plan that needs more scratch than this is declined.
 constexpr int64_t kScratchBytes = 8 * 1024 * 1024;
 
+// Cycles that a tile takes beside its sum: the call, its accumulators' start and end.
+constexpr double kTile = 40;
 // Cycles of Winograd's transforms of one tile, or kernel, and one vector of channels,
 // with its packing (measured on Zen 4).
 constexpr double kWinogradInput = 300, kWinogradKernel = 110, kWinogradOutput = 200;
@@ -116,7 +118,7 @@ inline int64_t width_bound(const AxisBound& a, int64_t cols) {
   const int64_t results = ceil_div(cols, a.out_step);
   // Taps that miss the image share one run of zeros; those that do not are no further apart than the image.
   const int64_t span = std::min(a.taps_span, a.source_size + results * a.source_step);
-  return a.classes * (results + span / a.source_step + 2) + results;
+  return a.classes * (results + span / a.source_step + 3) + results;
 }
 
 // Cycles to pack or to store a row of a plane, and an element of it (measured on Zen 4): copied along rows, with

@@ -25,6 +25,37 @@ Operands<scalar_t> exchanged(const Operands<scalar_t>& t, const ConvGeometry& g)
   return {t.b, t.a, nullptr, {t.result.data + (g.kH - 1) * sh + (g.kW - 1) * sw, {si, so, -sh, -sw}}};
 }
 
+// The stride of the elements of (c, h, w) or of (h, w, c) taken as one index, or 0 where that is impossible.
+int64_t joint_stride(const int64_t (&stride)[4], const ConvGeometry& g, bool channels_inner) {
+  const int64_t size[4] = {0, g.Ci, g.iH, g.iW};
+  const int order[2][3] = {{3, 2, 1}, {1, 3, 2}};  // innermost first
+  int64_t joint = 0, next = 0;
+  for (const int d : order[channels_inner]) {
+    if (size[d] == 1) continue;
+    if (joint == 0) joint = next = stride[d];
+    if (stride[d] != next) return 0;
+    next *= size[d];
+  }
+  return joint;
+}
+
+// Of a fully connected layer: the operands as those of a pointwise convolution, if elements of the image and of the
+// kernel follow each other in the same order.
+template <class scalar_t>
+bool make_pointwise(Contraction contraction, const ConvGeometry& g, Operands<scalar_t>& t) {
+  // One bias for all elements of a channel has no counterpart.
+  if (!is_fully_connected(g) || (contraction == Contraction::kGradInput && t.bias)) return false;
+  int64_t (&x)[4] = contraction == Contraction::kGradInput ? t.result.stride : t.a.stride;
+  int64_t (&w)[4] = contraction == Contraction::kGradWeight ? t.result.stride : t.b.stride;
+  for (const bool channels_inner : {false, true}) {
+    const int64_t joint_x = joint_stride(x, g, channels_inner), joint_w = joint_stride(w, g, channels_inner);
+    if (joint_x == 0 || joint_w == 0) continue;
+    x[1] = joint_x, w[1] = joint_w;
+    return true;
+  }
+  return false;
+}
+
 template <class scalar_t>
 bool is_finite(const TensorView<scalar_t>& w, const ConvGeometry& g) {
   scalar_t sum = 0;  // of zeros while all elements are finite
@@ -42,6 +73,8 @@ bool is_finite(const TensorView<scalar_t>& w, const ConvGeometry& g) {
 template <class scalar_t>
 void run(Contraction contraction, const ConvGeometry& geometry, const Operands<scalar_t>& operands,
          const PlanOptions& options, const KernelTable& table, int threads) {
+  if (Operands<scalar_t> joined = operands; make_pointwise(contraction, geometry, joined))
+    return run(contraction, as_pointwise(geometry), joined, options, table, threads);
   const bool weight = contraction == Contraction::kGradWeight;
   const Layout layout =
       layout_of(operands.a.stride, weight ? operands.b.stride : operands.result.stride, geometry);
