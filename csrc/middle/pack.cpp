@@ -265,7 +265,7 @@ template <class scalar_t>
 void pack_planes(const Kernels<scalar_t>& kernels, const scalar_t* src, const PlaneStrides& s,
                  int64_t channels, int64_t source_h, int64_t source_w, const SourceRuns& rows,
                  const SourceRuns& columns, bool clear, scalar_t* dst) {
-  const bool blocked = s.dst_c == 1;  // a pixel's channels lie side by side
+  const bool blocked = s.dst_px > 1;  // a pixel's channels lie side by side
   if (clear) std::fill_n(dst, rows.length * columns.length * (blocked ? s.dst_px : channels), scalar_t(0));
   const int64_t from_h = s.src_h * rows.step, from_w = s.src_w * columns.step;
   const int64_t to_h = columns.length * s.dst_px;

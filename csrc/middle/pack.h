@@ -95,7 +95,7 @@ void pack_blocked(const Kernels<scalar_t>& kernels, const TensorView<const scala
 //   dst   channel c's packed pixel i, counted row by row, at c * dst_c + i * dst_px
 //
 // What lies outside the image is written with `clear` only: planes that follow in the same place keep it. Lanes of
-// dst_px that have no channel (dst_c == 1) hold zeros, or what the planes before them left.
+// dst_px that have no channel (dst_px > 1) hold zeros, or what the planes before them left.
 struct PlaneStrides {
   int64_t src_c, src_h, src_w, dst_c, dst_px;
 };
