@@ -84,9 +84,13 @@ double plan_correlation(Plan& plan, const Kernels<scalar_t>& k, const Correlatio
   plan.tile_bytes = scratch_bytes(pixels * lanes * plan.panels, es);
   plan.scratch_bytes = plan.source_bytes + plan.weight_bytes + plan.tile_bytes +
                        scratch_bytes(h.taps * w.taps * k.lanes, sizeof(KStep));
-  return row_cycles * static_cast<double>(out_h * ceil_div(out_w, plan.cols)) *
-         static_cast<double>(summed * s.kernel_h * s.kernel_w) /
-         static_cast<double>(s.is_forward ? 1 : s.stride_h);
+  const double rows = static_cast<double>(out_h * ceil_div(out_w, plan.cols));
+  const int64_t blocks = std::max<int64_t>(1, ceil_div(summed, plan.c_block)) *
+                         ceil_div(s.kernel_h, plan.kh_block) * ceil_div(s.kernel_w, plan.kw_block);
+  const int64_t tiles = ceil_div(std::min(plan.cols, out_w), plan.mr) * panel_count(plan, channels) * blocks;
+  return row_cycles * rows * static_cast<double>(summed * s.kernel_h * s.kernel_w) /
+             static_cast<double>(s.is_forward ? 1 : s.stride_h) +
+         rows * static_cast<double>(tiles) * kTile;
 }
 
 CorrelationShape shape_of(const Plan& plan) {

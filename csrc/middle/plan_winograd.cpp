@@ -100,8 +100,11 @@ double plan_grad_weight(Plan& plan, const Kernels<scalar_t>& k) {
 
 template <class scalar_t>
 double plan_winograd(Plan& plan, const Kernels<scalar_t>& kernels) {
-  return plan.contraction == Contraction::kGradWeight ? plan_grad_weight(plan, kernels)
-                                                      : plan_correlation(plan, kernels);
+  const double cycles = plan.contraction == Contraction::kGradWeight ? plan_grad_weight(plan, kernels)
+                                                                     : plan_correlation(plan, kernels);
+  // So few channels that the transforms' vectors are not full, and the products' sums short (measured).
+  const bool few = std::min(plan.geometry.Ci, plan.geometry.Co) < kernels.lanes;
+  return few ? 1.4 * cycles : cycles;
 }
 
 template double plan_winograd<float>(Plan&, const Kernels<float>&);
