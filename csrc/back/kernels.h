@@ -38,6 +38,7 @@ struct TileProblem {
   int64_t a_outer;
   int64_t b_outer;
   int64_t c_stride;
+  int64_t a_row;  // lanewise only
   int64_t outer;
   int64_t inner;
   bool accumulate;
@@ -120,7 +121,7 @@ struct Kernels {
   Microkernel<scalar_t> microkernel_blocked[kMaxVectors + 1][kMaxRows + 1];
   // Lane by lane instead of an outer product; nv is 1, and both operands are blocks of a vector's length:
   //   c_tile[i * c_stride + j] (+)= sum over o < outer, s < inner of
-  //       a[o * a_outer + steps[s].a + i * lanes + j] * b[o * b_outer + steps[s].b + j]      0 <= j < lanes
+  //       a[o * a_outer + steps[s].a + i * a_row + j] * b[o * b_outer + steps[s].b + j]      0 <= j < lanes
   Microkernel<scalar_t> microkernel_lanewise[kMaxRows + 1];  // [mr], every mr up to max_rows[1]
   void (*row_kernel[kMaxVectors + 1][kMaxTileRows + 1])(const RowProblem<scalar_t>&);  // [nv][mr], or null
   void (*row_weight_kernel[kMaxWeightRows + 1][kMaxWeightCols + 1])(

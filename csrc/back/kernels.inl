@@ -16,13 +16,14 @@ namespace {
 //
 //   kBroadcast   one value for all lanes, 1 element after row i - 1
 //   kBlocked     one value for all lanes, `lanes` elements after row i - 1
-//   kLanewise    a vector, `lanes` elements after row i - 1
+//   kLanewise    a vector, `a_row` elements after row i - 1
 enum class Rows { kBroadcast, kBlocked, kLanewise };
 
 template <class scalar_t, int MR, int NV, Rows Kind>
 __attribute__((noinline)) void microkernel(const TileProblem<scalar_t>& p) {
   constexpr int L = kLanes<scalar_t>;
   constexpr int row_stride = Kind == Rows::kBroadcast ? 1 : L;
+  const int64_t a_row = p.a_row;
   Vec<scalar_t> acc[MR][NV] = {};
   const scalar_t* a_base = p.a;
   const scalar_t* b_base = p.b;
@@ -37,7 +38,7 @@ __attribute__((noinline)) void microkernel(const TileProblem<scalar_t>& p) {
       TCE_UNROLL
       for (int i = 0; i < MR; ++i) {
         if constexpr (Kind == Rows::kLanewise) {
-          acc[i][0] += bv[0] * load(a + i * row_stride);
+          acc[i][0] += bv[0] * load(a + i * a_row);
         } else {
           TCE_UNROLL
           for (int v = 0; v < NV; ++v) acc[i][v] += bv[v] * a[i * row_stride];

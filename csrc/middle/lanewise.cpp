@@ -40,7 +40,7 @@ class Worker {
         item_(item),
         scratch_(plan.scratch_bytes),
         rows_(make_source_runs(rows, item.row_first, item.row_last, false)),
-        cols_(make_source_runs(cols, item.col_first, item.col_last, false)),
+        cols_(make_source_runs(cols, item.col_first, item.col_last, reads_every_column(cols))),
         lanes_(kernels.lanes),
         out_h_(item.row_last - item.row_first),
         out_w_(item.col_last - item.col_first) {
@@ -67,6 +67,13 @@ class Worker {
   }
 
  private:
+  // With a stride and a kernel that leaves no column out, columns are packed as they follow each other.
+  static bool reads_every_column(const Axis& cols) {
+    if (cols.source_step == 1 || cols.phases.empty()) return false;
+    const std::vector<Tap>& taps = cols.phases.front().taps;
+    return static_cast<int64_t>(taps.size()) >= cols.source_step && taps[1].source == taps[0].source + 1;
+  }
+
   int64_t plane() const { return rows_.length * cols_.length * lanes_; }
 
   // Lanes are the groups from g_first on.
@@ -152,6 +159,7 @@ class Worker {
     tile.a_outer = plane();
     tile.b_outer = c_.kH * c_.kW * lanes_;
     tile.c_stride = col_axis_.out_step * lanes_;
+    tile.a_row = cols_.out_step * lanes_;
     tile.accumulate = c_.bias;
     const int64_t column = static_cast<int64_t>(fw) + jw.begin * col_axis_.out_step - item_.col_first;
     const int64_t parts = ceil_div(count, kernels_.max_rows[1]);
@@ -162,7 +170,7 @@ class Worker {
       for (size_t t = t0; t < t1; ++t) {
         for (size_t u = 0; u < col_taps.size(); ++u, ++step) {
           const int64_t pixel =
-              (rows_.start[fh][t] + jh.begin) * cols_.length + cols_.start[fw][u] + jw.begin;
+              (rows_.start[fh][t] + jh.begin) * cols_.length + cols_.start[fw][u] + jw.begin * cols_.out_step;
           step->a = static_cast<int32_t>(pixel * lanes_);
           step->b = static_cast<int32_t>((row_taps[t].k * c_.kW + col_taps[u].k) * lanes_);
         }
@@ -176,7 +184,7 @@ class Worker {
         tile.inner = (valid.end - valid.begin) * static_cast<int64_t>(col_taps.size());
         for (int64_t i = 0; i < parts; ++i) {
           const int64_t begin = part_start(count, parts, i), end = part_start(count, parts, i + 1);
-          tile.a = source_ + ((j - jh.begin) * cols_.length + begin) * lanes_;
+          tile.a = source_ + ((j - jh.begin) * cols_.length + begin * cols_.out_step) * lanes_;
           tile.c_tile = tiles_ + (row * out_w_ + column + begin * col_axis_.out_step) * lanes_;
           kernels_.microkernel_lanewise[end - begin](tile);
         }

@@ -115,6 +115,7 @@ class Worker {
     TileProblem<scalar_t> tile = {};
     tile.outer = 1;
     tile.c_stride = lanes_;
+    tile.a_row = lanes_;
     tile.accumulate = true;
     // With a dilation each kernel element is a tile of its own.
     const int64_t parts = g_.dilation_w == 1 ? ceil_div(g_.kW, kernels_.max_rows[1]) : g_.kW;

@@ -152,7 +152,8 @@ double plan_lanewise_correlation(Plan& plan, const Kernels<scalar_t>& k) {
   // Two loads for an FMA. Planes of several channels come from L2, if they fit there (measured: 1.4 times).
   const double step = std::max(1 / k.fma_per_cycle, 1.1 * load_cycles(plan, true)) * (s.C > 1 ? 1.4 : 1.0);
   // Groups, or result channels where these lie side by side: a block then reads no more than two vectors of channels.
-  plan.spread = plan.layout.channels_inner && (s.C > 1 || s.O > 1) && (ceil_div(L, s.O) + 1) * s.C <= 2 * L;
+  const int64_t groups = s.O > 0 ? ceil_div(L, s.O) + (L % s.O == 0 ? 0 : 1) : 0;
+  plan.spread = plan.layout.channels_inner && (s.C > 1 || s.O > 1) && groups * s.C <= 2 * L;
   const int64_t units = plan.spread ? g.G * s.O : g.G;
   const double lane_use =
       static_cast<double>(ceil_div(units, L) * (plan.spread ? 1 : s.O)) / static_cast<double>(g.G * s.O);
