@@ -83,7 +83,7 @@ class Worker {
     for (int64_t c = 0; c < c_.C; ++c) {
       pack_planes(kernels_, c_.source.data + item_.n * sn + (g_first * c_.C + c) * sc,
                   {c_.C * sc, sh, sw, 1, lanes_}, valid, c_.source_h, c_.source_w, rows_, cols_, clear,
-                  source_ + c * plane());
+                  source_ + c * plane(), tiles_, plan_.rows * plan_.cols);
     }
     for (int64_t o = 0; o < c_.O; ++o) {
       WeightView<scalar_t> w = c_.weight;

@@ -98,14 +98,15 @@ class Worker {
     }
   }
 
-  // dst[c][height][width][lanes] of image n, c < channels of a group.
+  // dst[c][height][width][lanes] of image n, c < channels of a group. X is packed before dY is needed.
   void pack(const TensorView<const scalar_t>& t, int64_t n, int64_t block, int64_t channels, int64_t height,
             int64_t width, const SourceRuns& rows, const SourceRuns& cols, bool clear, scalar_t* dst) {
     const auto [sn, sc, sh, sw] = t.stride;
     for (int64_t c = 0; c < channels; ++c) {
       pack_planes(kernels_, t.data + n * sn + (block * lanes_ * channels + c) * sc,
                   {channels * sc, sh, sw, 1, lanes_}, groups_of(block), height, width, rows, cols, clear,
-                  dst + c * rows.length * cols.length * lanes_);
+                  dst + c * rows.length * cols.length * lanes_, dy_,
+                  dst == source_ ? plan_.rows * plan_.cols : 0);
     }
   }
 

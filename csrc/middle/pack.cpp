@@ -264,7 +264,8 @@ void each_rectangle(const SourceRuns& rows, const SourceRuns& columns, int64_t s
 template <class scalar_t>
 void pack_planes(const Kernels<scalar_t>& kernels, const scalar_t* src, const PlaneStrides& s,
                  int64_t channels, int64_t source_h, int64_t source_w, const SourceRuns& rows,
-                 const SourceRuns& columns, bool clear, scalar_t* dst) {
+                 const SourceRuns& columns, bool clear, scalar_t* dst, scalar_t* spare,
+                 int64_t spare_pixels) {
   const bool blocked = s.dst_px > 1;  // a pixel's channels lie side by side
   if (clear) std::fill_n(dst, rows.length * columns.length * (blocked ? s.dst_px : channels), scalar_t(0));
   const int64_t from_h = s.src_h * rows.step, from_w = s.src_w * columns.step;
@@ -274,6 +275,13 @@ void pack_planes(const Kernels<scalar_t>& kernels, const scalar_t* src, const Pl
                    const scalar_t* from = src + h * s.src_h + w * s.src_w;
                    scalar_t* to = dst + at * s.dst_px;
                    if (from_h == width * from_w && to_h == width * s.dst_px) width *= height, height = 1;
+                   const bool narrow =
+                       blocked && height > 1 && from_w == 1 && from_h == width && width % kernels.lanes != 0;
+                   if (narrow && width < 2 * kernels.lanes && height * width <= spare_pixels) {
+                     kernels.copy_2d({channels, height * width, s.src_c, 1, 1, s.dst_px}, from, spare);
+                     kernels.copy_2d({height, width * s.dst_px, width * s.dst_px, 1, to_h, 1}, spare, to);
+                     return;
+                   }
                    for (int64_t i = 0; blocked && i < height; ++i) {
                      kernels.copy_2d({channels, width, s.src_c, from_w, s.dst_c, s.dst_px}, from + i * from_h,
                                      to + i * to_h);
@@ -336,7 +344,7 @@ void pack_weight(const Kernels<scalar_t>& kernels, const WeightView<scalar_t>& w
                                        int64_t, const RowSlots&, const SourceRuns&, scalar_t*);              \
   template void pack_planes<scalar_t>(const Kernels<scalar_t>&, const scalar_t*, const PlaneStrides&,        \
                                       int64_t, int64_t, int64_t, const SourceRuns&, const SourceRuns&, bool, \
-                                      scalar_t*);                                                            \
+                                      scalar_t*, scalar_t*, int64_t);                                        \
   template void spread_plane<scalar_t>(const Kernels<scalar_t>&, const scalar_t*, int64_t, int64_t, int64_t, \
                                        const int32_t*, int64_t, int64_t, const SourceRuns&,                  \
                                        const SourceRuns&, bool, scalar_t*);                                  \

@@ -99,10 +99,13 @@ void pack_blocked(const Kernels<scalar_t>& kernels, const TensorView<const scala
 struct PlaneStrides {
   int64_t src_c, src_h, src_w, dst_c, dst_px;
 };
+//
+// `spare`: room for spare_pixels pixels of dst, or null. Narrow planes without gaps are transposed there as one line.
 template <class scalar_t>
 void pack_planes(const Kernels<scalar_t>& kernels, const scalar_t* src, const PlaneStrides& strides,
                  int64_t channels, int64_t source_h, int64_t source_w, const SourceRuns& rows,
-                 const SourceRuns& columns, bool clear, scalar_t* dst);
+                 const SourceRuns& columns, bool clear, scalar_t* dst, scalar_t* spare = nullptr,
+                 int64_t spare_pixels = 0);
 
 // The plane of lanes, dst[height][width][lanes]: lane l is channel[l] of the `channels` (at most 2 * lanes) that lie side
 // by side from src on.
