@@ -66,8 +66,16 @@ class Worker {
       int64_t c0 = 0;
       do {  // at least once: without channels the result is the bias
         const int64_t channels = std::min(plan_.c_block, c_.C - c0);
-        pack_planes(kernels_, c_.source.data + item_.n * sn + (g * c_.C + c0) * sc, {sc, sh, sw, plane, 1},
-                    channels, c_.source_h, c_.source_w, rows_, cols_, g == item_.first && c0 == 0, source_);
+        const scalar_t* x = c_.source.data + item_.n * sn + (g * c_.C + c0) * sc;
+        if (reads_in_place()) {
+          planes_ = x + item_.row_first * sh + item_.col_first;
+          plane_ = sc;
+        } else {
+          pack_planes(kernels_, x, {sc, sh, sw, plane, 1}, channels, c_.source_h, c_.source_w, rows_, cols_,
+                      g == item_.first && c0 == 0, source_);
+          planes_ = source_;
+          plane_ = plane;
+        }
         for (int64_t o = 0; o < c_.O; o += plan_.mr)
           run_channels(g, o, std::min<int64_t>(plan_.mr, c_.O - o), c0, channels);
         c0 += plan_.c_block;
@@ -83,6 +91,14 @@ class Worker {
     int64_t height, width, vectors;
     int64_t line;  // where its tiles begin in a line of tiles
   };
+
+  // A pointwise convolution whose pixels are read once, whole vectors of them, needs no packing.
+  bool reads_in_place() const {
+    return c_.kH * c_.kW == 1 && rows_.length == 1 && cols_.runs.size() == 1 && cols_.step == 1 &&
+           c_.source.stride[3] == 1 && c_.O <= plan_.mr && cols_.length % kernels_.lanes == 0 &&
+           cols_.runs[0].position == item_.col_first && rows_.runs[0].position == item_.row_first &&
+           item_.row_last <= c_.source_h && item_.col_last <= c_.source_w;
+  }
 
   Run run_of(size_t fh, size_t fw) const {
     Run run = {};
@@ -128,13 +144,13 @@ class Worker {
     tile.inner = step - steps_;
     tile.outer = channels;
     tile.a_outer = c_.kH * c_.kW * mr;
-    tile.b_outer = rows_.length * cols_.length;
+    tile.b_outer = plane_;
     tile.c_stride = line_;
     tile.accumulate = accumulate;
     const int64_t parts = ceil_div(run.vectors, plan_.nv);
     for (int64_t i = 0; i < parts; ++i) {
       const int64_t begin = part_start(run.vectors, parts, i), end = part_start(run.vectors, parts, i + 1);
-      tile.b = source_ + begin * kernels_.lanes;
+      tile.b = planes_ + begin * kernels_.lanes;
       tile.c_tile = tiles + begin * kernels_.lanes;
       kernels_.microkernel[end - begin][mr](tile);
     }
@@ -146,8 +162,8 @@ class Worker {
     const int64_t w = static_cast<int64_t>(run.fw) + run.jw.begin * col_axis_.out_step;
     scalar_t* out = c_.out.data + item_.n * sn + channel * sc + h * sh + w * sw;
     for (int64_t i = 0; i < run.height; ++i) {
-      kernels_.copy_2d({mr, run.width, line_, 1, sc, sw * col_axis_.out_step}, tiles + i * cols_.length,
-                       out + i * row_axis_.out_step * sh);
+      kernels_.copy_2d({mr, run.width, line_, 1, sc, sw * col_axis_.out_step, c_.stream},
+                       tiles + i * cols_.length, out + i * row_axis_.out_step * sh);
     }
   }
 
@@ -160,7 +176,9 @@ class Worker {
   const SourceRuns rows_, cols_;
   const bool keep_tiles_;
   std::vector<Run> runs_;
-  int64_t line_;  // tile elements of one result channel
+  const scalar_t* planes_ = nullptr;  // of the channel block, packed or where they lie
+  int64_t plane_ = 0;                 // from channel to channel
+  int64_t line_;                      // tile elements of one result channel
   scalar_t *source_, *weight_, *tiles_;
   KStep* steps_;
 };

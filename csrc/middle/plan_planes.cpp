@@ -108,8 +108,14 @@ double plan_pixels(Plan& plan, const Kernels<scalar_t>& k) {
   plan.scratch_bytes =
       plan.source_bytes + plan.weight_bytes + plan.tile_bytes + scratch_bytes(taps, sizeof(KStep));
   const bool inner = plan.layout.columns_inner;
+  const bool in_place =
+      inner && taps == 1 && rows == 1 && s.O <= plan.mr && plan.cols % k.lanes == 0 && s.out_w % k.lanes == 0;
   return chunks(plan, s.out_h, s.out_w) * best +
-         plane_cycles(plan, inner ? kCopied : kGathered, inner && s.w.out_step == 1 ? kCopied : kGathered);
+         plane_cycles(plan,
+                      in_place ? kInPlace
+                      : inner  ? kCopied
+                               : kGathered,
+                      inner && s.w.out_step == 1 ? kCopied : kGathered);
 }
 
 namespace {
