@@ -13,6 +13,8 @@ namespace {
 // Pixels of a chunk, and of a sum (plan_tiles.h has what all plans share).
 constexpr int64_t kChunkPixels = 2048;
 constexpr int64_t kSumPixels = 1024;
+// Lines that are read side by side, and their length, where reading is all there is to do.
+constexpr int64_t kStreams = 8, kLine = 4096;
 
 // Sizes of a correlation, whichever of forward and grad_input it is.
 struct Sizes {
@@ -64,6 +66,11 @@ double plan_pixels(Plan& plan, const Kernels<scalar_t>& k) {
   plan.kh_block = g.kH, plan.kw_block = g.kW;
   plan.c_block = balanced(s.C, kTerms / std::max<int64_t>(1, s.h.taps * s.w.taps));
   plan.cols = balanced(s.out_w, kChunkCols);
+  // A pointwise layer of very few results is bound by reading: few channels at a time, along long lines of each.
+  if (taps == 1 && s.h.out_step * s.h.source_step * s.w.out_step * s.w.source_step == 1 && s.O <= 4) {
+    plan.c_block = balanced(s.C, kStreams);
+    plan.cols = balanced(s.out_w, kLine);
+  }
   const int64_t width = width_bound(s.w, plan.cols), slack = kMaxVectors * k.lanes;
   const auto source = [&](int64_t rows) {
     return (width_bound(s.h, rows) * width * plan.c_block + slack) * es;
@@ -110,6 +117,9 @@ double plan_pixels(Plan& plan, const Kernels<scalar_t>& k) {
   const bool inner = plan.layout.columns_inner;
   const bool in_place =
       inner && taps == 1 && rows == 1 && s.O <= plan.mr && plan.cols % k.lanes == 0 && s.out_w % k.lanes == 0;
+  // A tile of a pointwise layer has short sums, and all of its source is read again for every tile of results
+  // (measured beside the direct algorithm).
+  if (taps == 1 && s.O > plan.mr) best *= 1.25;
   return chunks(plan, s.out_h, s.out_w) * best +
          plane_cycles(plan,
                       in_place ? kInPlace

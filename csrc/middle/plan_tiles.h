@@ -116,6 +116,7 @@ inline int64_t slots_bound(const AxisBound& a, int64_t rows) {
 
 inline int64_t width_bound(const AxisBound& a, int64_t cols) {
   const int64_t results = ceil_div(cols, a.out_step);
+  if (a.taps <= 1 && a.source_step == 1 && a.out_step == 1) return std::max<int64_t>(1, results);
   // Taps that miss the image share one run of zeros; those that do not are no further apart than the image.
   const int64_t span = std::min(a.taps_span, a.source_size + results * a.source_step);
   return a.classes * (results + span / a.source_step + 3) + results;
