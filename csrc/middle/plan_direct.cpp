@@ -13,6 +13,8 @@ namespace {
 
 // Pixels of a chunk: enough to amortise packing the weights for them.
 constexpr int64_t kChunkPixels = 784;
+// Of a pointwise layer, whose image is one row: long runs of every channel, which the processor fetches ahead.
+constexpr int64_t kPointwiseCols = 2048;
 // grad_weight: pixels that one call sums: their two packed operands have to stay in L1 and L2.
 constexpr int64_t kSumPixels = 256;
 
@@ -40,7 +42,8 @@ double plan_correlation(Plan& plan, const Kernels<scalar_t>& k, const Correlatio
                         : axis_bound(false, source, out, kernel, stride, dilation);
   };
 
-  plan.cols = balanced(out_w, kChunkCols);
+  const bool pointwise = s.kernel_h * s.kernel_w == 1 && s.stride_h * s.stride_w == 1;
+  plan.cols = balanced(out_w, pointwise ? kPointwiseCols : kChunkCols);
   const double row_cycles =
       choose_tile(plan, k, ceil_div(plan.cols, s.is_forward ? 1 : s.stride_w), channels);
   const int64_t lanes = plan.panel_lanes();
