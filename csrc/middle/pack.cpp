@@ -282,13 +282,17 @@ void pack_planes(const Kernels<scalar_t>& kernels, const scalar_t* src, const Pl
                      kernels.copy_2d({height, width * s.dst_px, width * s.dst_px, 1, to_h, 1}, spare, to);
                      return;
                    }
-                   for (int64_t i = 0; blocked && i < height; ++i) {
+                   // Channel by channel, unless it is the channels that lie side by side on one side of the copy.
+                   if (!blocked && (s.src_c != 1 || channels == 1)) {
+                     for (int64_t c = 0; c < channels; ++c) {
+                       kernels.copy_2d({height, width, from_h, from_w, to_h, s.dst_px}, from + c * s.src_c,
+                                       to + c * s.dst_c);
+                     }
+                     return;
+                   }
+                   for (int64_t i = 0; i < height; ++i) {
                      kernels.copy_2d({channels, width, s.src_c, from_w, s.dst_c, s.dst_px}, from + i * from_h,
                                      to + i * to_h);
-                   }
-                   for (int64_t c = 0; !blocked && c < channels; ++c) {
-                     kernels.copy_2d({height, width, from_h, from_w, to_h, s.dst_px}, from + c * s.src_c,
-                                     to + c * s.dst_c);
                    }
                  });
 }

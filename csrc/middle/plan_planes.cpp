@@ -40,6 +40,11 @@ double load_cycles(const Plan& plan, bool aligned) {
   return (bytes > 32 ? 1.0 : 0.5) * (aligned ? 1.0 : 1.0 + static_cast<double>(bytes) / 64);
 }
 
+// Planes of a tensor whose columns do not lie side by side.
+const Move& dealt(const Plan& plan, int64_t channels) {
+  return plan.layout.channels_inner && channels >= 4 ? kDealt : kGathered;
+}
+
 // Chunks of the result: as many rows as fit, in equal parts.
 template <class F>
 void choose_rows(Plan& plan, int64_t out_h, int64_t most, F&& fits) {
@@ -120,12 +125,13 @@ double plan_pixels(Plan& plan, const Kernels<scalar_t>& k) {
   // A tile of a pointwise layer has short sums, and all of its source is read again for every tile of results
   // (measured beside the direct algorithm).
   if (taps == 1 && s.O > plan.mr) best *= 1.25;
-  return chunks(plan, s.out_h, s.out_w) * best +
-         plane_cycles(plan,
-                      in_place ? kInPlace
-                      : inner  ? kCopied
-                               : kGathered,
-                      inner && s.w.out_step == 1 ? kCopied : kGathered);
+  return chunks(plan, s.out_h, s.out_w) * best + plane_cycles(plan,
+                                                              in_place ? kInPlace
+                                                              : inner  ? kCopied
+                                                                       : dealt(plan, s.C),
+                                                              inner && s.w.out_step == 1 ? kCopied
+                                                              : inner                    ? kGathered
+                                                                                         : dealt(plan, s.O));
 }
 
 namespace {
@@ -276,7 +282,7 @@ double plan_rows_correlation(Plan& plan, const Kernels<scalar_t>& k) {
                       std::ceil(static_cast<double>(rows) / mr) * tile;
   const bool inner = plan.layout.columns_inner;
   return sums + plane_cycles(plan,
-                             !inner                 ? kGathered
+                             !inner                 ? dealt(plan, s.C)
                              : s.w.source_step == 1 ? kCopied
                                                     : kZipped,
                              !inner              ? kGathered
