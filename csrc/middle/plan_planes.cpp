@@ -42,7 +42,7 @@ double load_cycles(const Plan& plan, bool aligned) {
 
 // Planes of a tensor whose columns do not lie side by side.
 const Move& dealt(const Plan& plan, int64_t channels) {
-  return plan.layout.channels_inner && channels >= 4 ? kDealt : kGathered;
+  return plan.layout.channels_inner && channels >= 8 ? kDealt : kGathered;
 }
 
 // Chunks of the result: as many rows as fit, in equal parts.
