@@ -71,6 +71,21 @@ COMMON = [
     wrong("stride_of_3", f"expected stride to be {TUPLE} stride=[1, 1, 1]", stride=(1, 1, 1)),
     wrong("stride_empty", f"expected stride to be {TUPLE} stride=[]", stride=()),
     wrong("padding_of_4", f"expected padding to be {TUPLE} padding=[1, 1, 1, 1]", padding=[1, 1, 1, 1]),
+    wrong(
+        "padding_of_one_side",
+        "expected padding to be an integer, (height, width) or ((top, bottom), (left, right)), but got "
+        "padding=((1, 0), 1)",
+        None,
+        padding=((1, 0), 1),
+    ),
+    wrong("padding_negative_on_a_side", "negative padding is not supported", None, padding=((0, 0), (1, -1))),
+    wrong(
+        "padding_float_on_a_side",
+        "argument 'padding' must be tuple of ints, not tuple ((1, 0.5))",
+        None,
+        TypeError,
+        padding=((0, 0), (1, 0.5)),
+    ),
     wrong("dilation_of_3", f"expected dilation to be {TUPLE} dilation=[1, 1, 1]", dilation=(1, 1, 1)),
     # torch's own words, though it says this only with padding='same'.
     wrong("weight_3d", "Expected 3-dimensional input for 3-dimensional weight", None, weight=(8, 4, 3)),
@@ -182,11 +197,30 @@ CONV = [
         input=(0, 4, 2, 2),
     ),
     wrong("unknown_padding", "Invalid padding string: 'full'", padding="full"),
+    wrong("unknown_padding_mode", "padding_mode must be one of", None, ValueError, padding_mode="mirror"),
     wrong(
-        "same_with_stride",
-        "padding='same' is not supported for strided convolutions",
-        padding="same",
-        stride=(1, 2),
+        "reflect_as_large_as_the_image",
+        "Padding size should be less than the corresponding input dimension, but got: padding (6, 6) at "
+        "dimension 2 of input [2, 4, 6, 7]",
+        None,
+        padding=(6, 1),
+        padding_mode="reflect",
+    ),
+    wrong(
+        "circular_larger_than_the_image",
+        "Padding value causes wrapping around more than once",
+        None,
+        padding=(1, 8),
+        padding_mode="circular",
+    ),
+    wrong(
+        "replicate_of_no_rows",
+        "Expected 3D or 4D (batch mode) tensor with possibly 0 batch size and other non-zero dimensions "
+        "for input, but got: [0, 4, 0, 7]",
+        None,
+        input=(0, 4, 0, 7),
+        padding=2,
+        padding_mode="replicate",
     ),
     wrong("bias_of_another_dtype", "bias type", dtype_of="bias"),
 ]
@@ -251,8 +285,24 @@ TRANSPOSED = [
         input=(2, 4, 1, 2),
         padding=2,
     ),
+    wrong("unknown_padding", "Invalid padding string: 'full'", None, padding="full"),
     wrong(
-        "padding_same", "argument 'padding' must be tuple of ints, not str", error=TypeError, padding="same"
+        "same_with_output_padding",
+        "padding='same' gives an output of size input * stride and takes no output padding, but got "
+        "output_padding=[1, 1]",
+        None,
+        padding="same",
+        output_padding=1,
+        stride=2,
+    ),
+    wrong("unknown_padding_mode", "padding_mode must be one of", None, ValueError, padding_mode="mirror"),
+    wrong(
+        "reflect_as_far_as_the_input",
+        "Padding size should be less than the corresponding input dimension, but got: padding (2, 2) at "
+        "dimension 2 of input [2, 4, 2, 7]",
+        None,
+        input=(2, 4, 2, 7),
+        padding_mode="reflect",
     ),
     # torch's float64 kernel computes with it.
     wrong("bias_of_another_dtype", "bias type", None, dtype_of="bias"),

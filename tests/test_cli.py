@@ -82,7 +82,11 @@ def test_version_and_help(capsys: pytest.CaptureFixture[str]) -> None:
         ([*CONV, "--groups", "2"], "expected input[8, 64, 56, 56] to have 128 channels, but got 64"),
         ([*CONV, "--padding", "-1"], "negative padding is not supported, but got padding=[-1, -1]"),
         ([*CONV, "--output-padding", "1"], "--output-padding: expected conv_transpose2d, but got conv2d"),
-        ([*TRANSPOSED, "--padding", "same"], "--padding: expected one or two integers for conv_transpose2d"),
+        (
+            [*TRANSPOSED, "--padding", "1,2,3"],
+            "--padding: expected one, two or four integers, 'same' or 'valid', but got '1,2,3'",
+        ),
+        ([*TRANSPOSED, "--padding", "same", "--output-padding", "1"], "takes no output padding, but got"),
         (["check", "--isa", "mmx"], "--isa: expected one of portable"),
     ],
 )

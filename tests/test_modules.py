@@ -85,11 +85,64 @@ def test_state_dict_exchange(name: str, options: dict[str, Any]) -> None:
         close(target(x), source(x))
 
 
+# What torch's constructors refuse, and what the module's repr shows of it.
+MORE: dict[str, tuple[str, dict[str, Any], str]] = {
+    "same_with_stride": ("Conv2d", {"padding": "same", "stride": 2}, "padding=same"),
+    "same_reflect": (
+        "Conv2d",
+        {"padding": "same", "stride": (1, 3), "padding_mode": "reflect"},
+        "padding=same, padding_mode=reflect",
+    ),
+    "sides": ("Conv2d", {"padding": [[0, 1], (2, 3)]}, "padding=((0, 1), (2, 3))"),
+    "transposed_same": ("ConvTranspose2d", {"padding": "same", "stride": 2}, "padding=same"),
+    "transposed_valid": ("ConvTranspose2d", {"padding": "valid", "output_padding": 1, "stride": 2}, "valid"),
+    "transposed_sides": ("ConvTranspose2d", {"padding": ((0, 1), (1, 0))}, "padding=((0, 1), (1, 0))"),
+    "transposed_circular": (
+        "ConvTranspose2d",
+        {"padding": 1, "stride": 2, "padding_mode": "circular"},
+        "padding=(1, 1), padding_mode=circular",
+    ),
+}
+
+
+@pytest.mark.parametrize(("name", "options", "shown"), MORE.values(), ids=MORE)
+def test_more_than_torch_nn(name: str, options: dict[str, Any], shown: str) -> None:
+    """torch's parameters and the function's result; repr, state_dict, deepcopy, pickle and torch.save."""
+    torch.manual_seed(0)
+    module: Any = getattr(torch_conv_ext, name)(4, 6, (3, 2), dtype=torch.float64, **options)
+    _, plain = twins(name, {})
+    assert all(map(torch.equal, module.parameters(), plain.parameters()))
+    assert shown in repr(module)
+    x = torch.randn(2, 4, 7, 8, dtype=torch.float64)
+    function = {"Conv2d": torch_conv_ext.conv2d, "ConvTranspose2d": torch_conv_ext.conv_transpose2d}[name]
+    expected = function(x, module.weight, module.bias, **options)
+    assert torch.equal(module(x), expected)
+    assert torch.equal(module(x[0]), expected[0])
+    check_copies(module, x)
+    plain.load_state_dict(module.state_dict())
+    module.load_state_dict(plain.state_dict())
+
+
+def test_refused_arguments() -> None:
+    """A ValueError in the constructor, as in torch.nn, for names that do not exist."""
+    for module in (torch_conv_ext.Conv2d, torch_conv_ext.ConvTranspose2d):
+        with pytest.raises(ValueError, match="Invalid padding string 'full'"):
+            module(1, 1, 2, padding="full")
+        with pytest.raises(ValueError, match=r"padding_mode must be one of .* padding_mode='mirror'"):
+            module(1, 1, 2, padding_mode="mirror")
+        with pytest.raises(RuntimeError, match="negative padding is not supported"):
+            module(1, 1, 2, padding=((0, 0), (0, -1)))
+    with pytest.raises(ValueError, match="takes no output padding"):
+        torch_conv_ext.ConvTranspose2d(1, 1, 2, 2, padding="same", output_padding=1)
+
+
 @pytest.mark.parametrize(("name", "options"), CASES, ids=IDS)
 def test_copies(name: str, options: dict[str, Any]) -> None:
     """deepcopy, pickle and torch.save give a module of the same class with the same parameters and output."""
-    ours, _ = twins(name, options)
-    x = torch.randn(1, 4, 7, 8, dtype=torch.float64)
+    check_copies(twins(name, options)[0], torch.randn(1, 4, 7, 8, dtype=torch.float64))
+
+
+def check_copies(ours: Any, x: Tensor) -> None:
     file = io.BytesIO()
     torch.save(ours, file)
     file.seek(0)
@@ -122,10 +175,44 @@ def test_output_size(whole: bool) -> None:
             ours(x, output_size=[smallest[0] + too_far, smallest[1]])
 
 
-def test_padding_mode_of_the_transposed_convolution() -> None:
-    """As in torch.nn, only 'zeros'."""
-    with pytest.raises(ValueError, match='Only "zeros" padding mode is supported for ConvTranspose2d'):
-        torch_conv_ext.ConvTranspose2d(1, 1, 2, padding_mode="circular")
+@pytest.mark.parametrize("kernel", [(1, 2), (3, 4), (5, 7)], ids=str)
+@pytest.mark.parametrize("stride", [(1, 1), (2, 3)], ids=str)
+def test_output_size_of_same(kernel: tuple[int, int], stride: tuple[int, int]) -> None:
+    """With 'same' each size that conv2d's 'same' maps to the input's can be asked for, and is its adjoint:
+    <conv2d(x, w), y> = <x, conv_transpose2d(y, w)>."""
+    module = torch_conv_ext.ConvTranspose2d(
+        4, 6, kernel, stride, padding="same", bias=False, dtype=torch.float64
+    )
+    y = torch.randn(2, 4, 5, 6, dtype=torch.float64)
+    sizes = [(h, w) for h in range(1, 20) for w in range(1, 20)]
+    possible = [
+        (h, w) for h, w in sizes if (-(-h // stride[0]), -(-w // stride[1])) == (y.shape[2], y.shape[3])
+    ]
+    assert len(possible) == stride[0] * stride[1]
+    for size in possible:
+        result = module(y, output_size=size)
+        x = torch.randn(2, 6, *size, dtype=torch.float64)
+        forward = torch_conv_ext.conv2d(x, module.weight, stride=stride, padding="same")
+        assert result.shape == x.shape
+        close((forward * y).sum(), (x * result).sum())
+    assert torch.equal(module(y, output_size=possible[-1]), module(y))
+    for size in set(sizes) - set(possible):
+        with pytest.raises(ValueError, match="requested an output size of"):
+            module(y, output_size=size)
+
+
+def test_output_size_with_a_padding_for_each_side() -> None:
+    """Cut off both sides together, a padding of 2 leaves the same sizes as 1 on each side."""
+    symmetric, _ = twins("ConvTranspose2d", {"stride": (2, 3), "padding": 1})
+    sides, _ = twins("ConvTranspose2d", {"stride": (2, 3), "padding": ((1, 1), (0, 2))})
+    y = torch.randn(2, 4, 5, 6, dtype=torch.float64)
+    for size in ((9, 15), (10, 17)):
+        expected = symmetric(y, output_size=size)
+        result = sides(y, output_size=size)
+        assert result.shape == expected.shape
+        close(result[..., 1:], expected[..., :-1])
+    with pytest.raises(ValueError, match=r"valid sizes range from \[9, 15\] to \[10, 17\]"):
+        sides(y, output_size=(9, 18))
 
 
 def test_channels_last() -> None:

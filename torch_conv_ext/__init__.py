@@ -13,9 +13,12 @@ from torch_conv_ext.functional import (
     Conv2dFunction,
     ConvTranspose2dFunction,
     conv2d,
+    conv2d_bias,
     conv2d_input,
     conv2d_weight,
     conv_transpose2d,
+    conv_transpose2d_input,
+    conv_transpose2d_weight,
 )
 from torch_conv_ext.modules import Conv2d, ConvTranspose2d, LazyConv2d, LazyConvTranspose2d
 from torch_conv_ext.planning import plan
@@ -30,9 +33,12 @@ __all__ = [
     "LazyConvTranspose2d",
     "__version__",
     "conv2d",
+    "conv2d_bias",
     "conv2d_input",
     "conv2d_weight",
     "conv_transpose2d",
+    "conv_transpose2d_input",
+    "conv_transpose2d_weight",
     "convert",
     "functional",
     "override",

@@ -8,15 +8,20 @@ from __future__ import annotations
 
 import operator
 from collections.abc import Sequence
+from typing import Any
 
 import torch
 from torch import Tensor
 
 Pair = tuple[int, int]
 IntOrPair = int | Sequence[int]
+Padding = str | IntOrPair | Sequence[Sequence[int]]
 # stride, padding, dilation, groups: what the three contractions share. The padding is that of the top and the
 # left; what lies below and to the right follows from the sizes.
 Geometry = tuple[Pair, Pair, Pair, int]
+
+PADDING_NAMES = ("same", "valid")
+PADDING_MODES = ("zeros", "reflect", "replicate", "circular")
 
 
 # --- tensors ------------------------------------------------------------------------------------------------
@@ -60,11 +65,12 @@ def check_batch(size: Sequence[int], name: str, function: str) -> None:
 
 
 def check_grad_output(grad_output: Tensor, expected: tuple[int, int, int, int], function: str) -> None:
-    """RuntimeError unless the gradient has the size of conv2d's output."""
+    """RuntimeError unless the gradient has the size of the convolution's output."""
     if tuple(grad_output.shape) != expected:
+        convolution = function.rpartition("_")[0]
         raise RuntimeError(
-            f"{function}(): expected grad_output to have the size of conv2d's output, {list(expected)}, "
-            f"but got grad_output of size {list(grad_output.shape)}"
+            f"{function}(): expected grad_output to have the size of {convolution}'s output, "
+            f"{list(expected)}, but got grad_output of size {list(grad_output.shape)}"
         )
 
 
@@ -123,18 +129,30 @@ def conv2d_geometry(
     weight_size: Sequence[int],
     bias: Tensor | None,
     stride: IntOrPair,
-    padding: str | IntOrPair,
+    padding: Padding,
     dilation: IntOrPair,
     groups: int,
     function: str = "conv2d",
-) -> tuple[Pair, Geometry]:
-    """The output's size along height and width, and the geometry. `input_size` is that of a batch."""
+) -> tuple[Pair, Pair, Geometry]:
+    """The output's size along height and width, the padding below and right, and the geometry.
+
+    `input_size` is that of a batch.
+    """
     stride, dilation = pair(stride, "stride", function), pair(dilation, "dilation", function)
     groups = _check_weight(input_size, weight_size, stride, dilation, groups, function)
-    if not isinstance(padding, str):
-        padding = _not_negative(padding, "padding", function)
     n, c, ih, iw = input_size
     co, ci, kh, kw = weight_size
+    extent_h, extent_w = dilation[0] * (kh - 1) + 1, dilation[1] * (kw - 1) + 1
+    if type(padding) is int and padding >= 0:
+        before = after = padding, padding
+    elif isinstance(padding, str):
+        if is_same(padding):
+            output_size = -(-ih // stride[0]), -(-iw // stride[1])
+            before, after = same_sides((ih, iw), output_size, stride, (extent_h, extent_w))
+        else:
+            before = after = 0, 0
+    else:
+        before, after = sides(padding, function)
     if c != ci * groups:
         raise RuntimeError(
             f"Given groups={groups}, weight of size {list(weight_size)}, expected input{list(input_size)} "
@@ -142,21 +160,16 @@ def conv2d_geometry(
         )
     if bias is not None and bias.shape != (co,):
         raise _bias_error(f"weight of size {list(weight_size)}", co, bias)
-    extent_h, extent_w = dilation[0] * (kh - 1) + 1, dilation[1] * (kw - 1) + 1
-    if isinstance(padding, str):
-        total_h, total_w = _total_of_named_padding(padding, stride, extent_h, extent_w)
-        padding = total_h // 2, total_w // 2
-    else:
-        total_h, total_w = 2 * padding[0], 2 * padding[1]
-    if ih + total_h < extent_h or iw + total_w < extent_w:
+    padded_h, padded_w = ih + before[0] + after[0], iw + before[1] + after[1]
+    if padded_h < extent_h or padded_w < extent_w:
         raise RuntimeError(
-            f"Calculated padded input size per channel: ({ih + total_h} x {iw + total_w}). Kernel size: "
+            f"Calculated padded input size per channel: ({padded_h} x {padded_w}). Kernel size: "
             f"({extent_h} x {extent_w}). Kernel size can't be greater than actual input size"
         )
     if (ih == 0 or iw == 0) and n != 0 and c != 0:
         raise _empty_error(input_size)
-    output_size = (ih + total_h - extent_h) // stride[0] + 1, (iw + total_w - extent_w) // stride[1] + 1
-    return output_size, (stride, padding, dilation, groups)
+    output_size = (padded_h - extent_h) // stride[0] + 1, (padded_w - extent_w) // stride[1] + 1
+    return output_size, after, (stride, before, dilation, groups)
 
 
 def conv_transpose2d_geometry(
@@ -164,19 +177,27 @@ def conv_transpose2d_geometry(
     weight_size: Sequence[int],
     bias: Tensor | None,
     stride: IntOrPair,
-    padding: IntOrPair,
+    padding: Padding,
     output_padding: IntOrPair,
     groups: int,
     dilation: IntOrPair,
+    function: str = "conv_transpose2d",
 ) -> tuple[Pair, Geometry]:
     """The output's size along height and width, and the geometry. `input_size` is that of a batch."""
-    function = "conv_transpose2d"
     stride, dilation = pair(stride, "stride", function), pair(dilation, "dilation", function)
     groups = _check_weight(input_size, weight_size, stride, dilation, groups, function)
-    padding = _not_negative(padding, "padding", function)
     extra_h, extra_w = _not_negative(output_padding, "output_padding", function)
     n, c, ih, iw = input_size
     ci, co, kh, kw = weight_size
+    extent_h, extent_w = dilation[0] * (kh - 1) + 1, dilation[1] * (kw - 1) + 1
+    same = False
+    if type(padding) is int and padding >= 0:
+        before = after = padding, padding
+    elif isinstance(padding, str):
+        same = is_same(padding)
+        before = after = 0, 0
+    else:
+        before, after = sides(padding, function)
     if c != ci:
         raise RuntimeError(
             f"Given transposed=1, weight of size {list(weight_size)}, expected input{list(input_size)} "
@@ -195,14 +216,23 @@ def conv_transpose2d_geometry(
         )
     if (ih == 0 or iw == 0) and n != 0 and c != 0:
         raise _empty_error(input_size)
-    oh = (ih - 1) * stride[0] - 2 * padding[0] + dilation[0] * (kh - 1) + extra_h + 1
-    ow = (iw - 1) * stride[1] - 2 * padding[1] + dilation[1] * (kw - 1) + extra_w + 1
+    if same:
+        if extra_h or extra_w:
+            raise RuntimeError(
+                "padding='same' gives an output of size input * stride and takes no output padding, "
+                f"but got output_padding={[extra_h, extra_w]}"
+            )
+        oh, ow = ih * stride[0], iw * stride[1]
+        before, after = same_sides((oh, ow), (ih, iw), stride, (extent_h, extent_w))
+    else:
+        oh = (ih - 1) * stride[0] - before[0] - after[0] + extent_h + extra_h
+        ow = (iw - 1) * stride[1] - before[1] - after[1] + extent_w + extra_w
     if oh < 1 or ow < 1:
         raise RuntimeError(
             f"Given input size per channel: ({ih} x {iw}). "
             f"Calculated output size per channel: ({oh} x {ow}). Output size is too small"
         )
-    return (oh, ow), (stride, padding, dilation, groups)
+    return (oh, ow), (stride, before, dilation, groups)
 
 
 def _check_weight(
@@ -266,14 +296,79 @@ def _not_negative(value: IntOrPair, name: str, function: str) -> Pair:
     return value
 
 
-def _total_of_named_padding(name: str, stride: Pair, extent_h: int, extent_w: int) -> Pair:
-    """Rows and columns that 'valid' or 'same' add; of an odd number the larger half goes below and right."""
-    if name == "valid":
-        return 0, 0
-    if name != "same":
-        raise RuntimeError(f"Invalid padding string: '{name}'")
-    if stride != (1, 1):
+# --- padding ------------------------------------------------------------------------------------------------
+
+
+def is_nested(padding: Padding) -> bool:
+    """Whether the padding is given for each side."""
+    return isinstance(padding, tuple | list) and any(isinstance(p, tuple | list) for p in padding)
+
+
+def sides(padding: IntOrPair | Sequence[Sequence[int]], function: str) -> tuple[Pair, Pair]:
+    """The padding above and left, and the padding below and right."""
+    if type(padding) is tuple and len(padding) == 2:
+        h, w = padding
+        if type(h) is int and type(w) is int and h >= 0 and w >= 0:
+            return padding, padding  # type: ignore[return-value]
+    if is_nested(padding):
+        return _nested_sides(padding, function)
+    both = _not_negative(padding, "padding", function)  # type: ignore[arg-type]
+    return both, both
+
+
+def _nested_sides(padding: Any, function: str) -> tuple[Pair, Pair]:
+    """`sides` of ((top, bottom), (left, right))."""
+    if len(padding) != 2 or not all(isinstance(p, tuple | list) and len(p) == 2 for p in padding):
         raise RuntimeError(
-            f"padding='same' is not supported for strided convolutions, but got stride={list(stride)}"
+            f"expected padding to be an integer, (height, width) or ((top, bottom), (left, right)), "
+            f"but got padding={padding}"
         )
-    return extent_h - 1, extent_w - 1
+    (top, bottom), (left, right) = (_not_negative(p, "padding", function) for p in padding)
+    return (top, left), (bottom, right)
+
+
+def is_same(name: str) -> bool:
+    """Whether a padding's name is 'same', not 'valid'; RuntimeError for another."""
+    if name not in PADDING_NAMES:
+        raise RuntimeError(f"Invalid padding string: '{name}'")
+    return name == "same"
+
+
+def same_sides(i: Pair, o: Pair, stride: Pair, extent: Pair) -> tuple[Pair, Pair]:
+    """The `sides` by which i inputs give o outputs: of an odd total the larger half lies below and right.
+
+    TensorFlow's rule for 'same', which for stride 1 is torch's.
+    """
+    h = max((o[0] - 1) * stride[0] + extent[0] - i[0], 0)
+    w = max((o[1] - 1) * stride[1] + extent[1] - i[1], 0)
+    return (h // 2, w // 2), (h - h // 2, w - w // 2)
+
+
+def check_mode(padding_mode: str) -> None:
+    """ValueError for an unknown padding mode."""
+    if padding_mode not in PADDING_MODES:
+        raise ValueError(
+            f"padding_mode must be one of {', '.join(map(repr, PADDING_MODES))}, "
+            f"but got padding_mode={padding_mode!r}"
+        )
+
+
+def check_border(size: Sequence[int], before: Pair, after: Pair, mode: str) -> None:
+    """RuntimeError where the image is too small to be extended, with the words of torch.nn.functional.pad."""
+    for dim in (2, 3):
+        i, ends = size[dim], (before[dim - 2], after[dim - 2])
+        if mode == "reflect" and max(ends) >= i:
+            raise RuntimeError(
+                "Padding size should be less than the corresponding input dimension, "
+                f"but got: padding {ends} at dimension {dim} of input {list(size)}"
+            )
+        if mode == "circular" and max(ends) > i:
+            raise RuntimeError(
+                "Padding value causes wrapping around more than once. "
+                f"Got: padding {ends} at dimension {dim} of input {list(size)}"
+            )
+        if i == 0:
+            raise RuntimeError(
+                "Expected 3D or 4D (batch mode) tensor with possibly 0 batch size and other non-zero "
+                f"dimensions for input, but got: {list(size)}"
+            )

@@ -19,9 +19,13 @@ import torch
 from torch import Tensor
 from torch.autograd.function import Function, FunctionMeta
 
-from torch_conv_ext import _ops
-from torch_conv_ext._args import Geometry, Pair
+from torch_conv_ext import _border, _ops
+from torch_conv_ext._args import Pair
+from torch_conv_ext._border import Border
 from torch_conv_ext._dispatch import below_autograd, forward_mode, is_compiling, transforms_active
+
+# stride, padding, dilation, groups
+Geometry = tuple[Pair, Pair | Border, Pair, int]
 
 
 def contract(
@@ -120,6 +124,8 @@ class Forward(Contraction):
     @staticmethod
     def run(x: Tensor, w: Tensor, bias: Tensor | None, size: Pair, geometry: Geometry) -> Tensor:
         stride, padding, dilation, groups = geometry
+        if isinstance(padding, Border):
+            return _border.run(Forward, x, w, bias, size, (stride, padding, dilation, groups))
         return _ops.forward(x, w, bias, *size, *stride, *padding, *dilation, groups)
 
 
@@ -131,6 +137,8 @@ class GradInput(Contraction):
     @staticmethod
     def run(y: Tensor, w: Tensor, bias: Tensor | None, size: Pair, geometry: Geometry) -> Tensor:
         stride, padding, dilation, groups = geometry
+        if isinstance(padding, Border):
+            return _border.run(GradInput, y, w, bias, size, (stride, padding, dilation, groups))
         return _ops.grad_input(y, w, bias, *size, *stride, *padding, *dilation, groups)
 
 
@@ -142,6 +150,8 @@ class GradWeight(Contraction):
     @staticmethod
     def run(x: Tensor, y: Tensor, bias: Tensor | None, size: Pair, geometry: Geometry) -> Tensor:
         stride, padding, dilation, groups = geometry
+        if isinstance(padding, Border):
+            return _border.run(GradWeight, x, y, bias, size, (stride, padding, dilation, groups))
         return _ops.grad_weight(x, y, *size, *stride, *padding, *dilation, groups)
 
 
@@ -186,7 +196,7 @@ def _vjp(
     return (
         contract(*by_a(a, b, g), None, shape_a[2:], geometry) if needs_a else None,
         contract(*by_b(a, b, g), None, shape_b[2:], geometry) if needs_b else None,
-        _bias_gradient(g) if needs_bias else None,
+        bias_gradient(g) if needs_bias else None,
     )
 
 
@@ -205,7 +215,7 @@ def _in_other_format(g: Tensor, channels_last: bool) -> Tensor:
     return g.contiguous()
 
 
-def _bias_gradient(g: Tensor) -> Tensor:
+def bias_gradient(g: Tensor) -> Tensor:
     """The sum over all but the channels, the same bits with any number of threads.
 
     torch gives each thread some of the sums, except where there is only one: that one it cuts into parts, if

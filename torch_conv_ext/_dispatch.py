@@ -93,16 +93,18 @@ def _has_kernel(function: str, operands: dict[str, Tensor]) -> bool:
     return all(t.dtype in DTYPES and t.layout is torch.strided for t in tensors)
 
 
-def elsewhere(ours: Callable[..., Tensor], theirs: Callable[..., Tensor], *arguments: Any) -> Tensor:
-    """A call that has no kernel here, by torch's function.
+def elsewhere(
+    ours: Callable[..., Tensor], theirs: Callable[..., Tensor], *arguments: Any, **keywords: Any
+) -> Tensor:
+    """A call that has no kernel here, by torch's operators.
 
     Where torch.fx traces, it is noted as a call of our function: the tensors are known when the graph runs.
     """
     for argument in arguments:
         if isinstance(argument, Proxy):
-            node: Any = argument.tracer.create_proxy("call_function", ours, arguments, {})
+            node: Any = argument.tracer.create_proxy("call_function", ours, arguments, keywords)
             return node  # type: ignore[no-any-return]
-    return theirs(*arguments)
+    return theirs(*arguments, **keywords)
 
 
 def _only_torch() -> bool:

@@ -21,14 +21,14 @@ from torch._prims_common import suggest_memory_format
 
 from torch_conv_ext import _C  # registers the operators
 
-__all__ = ["_C", "forward", "grad_input", "grad_weight"]
+__all__ = ["_C", "empty_result", "forward", "grad_input", "grad_weight"]
 
 forward: Callable[..., Tensor] = torch.ops.torch_conv_ext.forward.default
 grad_input: Callable[..., Tensor] = torch.ops.torch_conv_ext.grad_input.default
 grad_weight: Callable[..., Tensor] = torch.ops.torch_conv_ext.grad_weight.default
 
 
-def _empty(a: Tensor, b: Tensor, shape: Sequence[int]) -> Tensor:
+def empty_result(a: Tensor, b: Tensor, shape: Sequence[int]) -> Tensor:
     """An empty result with the kernel's strides: channels_last if one of the two operands suggests it."""
     formats = (suggest_memory_format(a), suggest_memory_format(b))
     chosen = torch.channels_last if torch.channels_last in formats else torch.contiguous_format
@@ -39,16 +39,16 @@ def _empty(a: Tensor, b: Tensor, shape: Sequence[int]) -> Tensor:
 def forward_fake(
     x: Tensor, w: Tensor, bias: Tensor | None, output_h: int, output_w: int, *geometry: int
 ) -> Tensor:
-    return _empty(x, w, (x.shape[0], w.shape[0], output_h, output_w))
+    return empty_result(x, w, (x.shape[0], w.shape[0], output_h, output_w))
 
 
 @torch.library.register_fake("torch_conv_ext::grad_input")
 def grad_input_fake(
     dy: Tensor, w: Tensor, bias: Tensor | None, input_h: int, input_w: int, *geometry: int
 ) -> Tensor:
-    return _empty(dy, w, (dy.shape[0], w.shape[1] * geometry[-1], input_h, input_w))
+    return empty_result(dy, w, (dy.shape[0], w.shape[1] * geometry[-1], input_h, input_w))
 
 
 @torch.library.register_fake("torch_conv_ext::grad_weight")
 def grad_weight_fake(x: Tensor, dy: Tensor, kernel_h: int, kernel_w: int, *geometry: int) -> Tensor:
-    return _empty(x, dy, (dy.shape[1], x.shape[1] // geometry[-1], kernel_h, kernel_w))
+    return empty_result(x, dy, (dy.shape[1], x.shape[1] // geometry[-1], kernel_h, kernel_w))

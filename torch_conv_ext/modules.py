@@ -1,44 +1,135 @@
 """Conv2d, ConvTranspose2d and their lazy forms: torch.nn's modules, computed here.
 
 They are subclasses of torch.nn's, so constructor, repr, initialisation, attributes and state_dict are the
-same: a state_dict of one loads into the other, and the same seed gives the same parameters.
+same: a state_dict of one loads into the other, and the same seed gives the same parameters. The constructors
+take more values of `padding` and `padding_mode` than torch's.
 """
 
 from __future__ import annotations
 
+from typing import Any
+
 import torch
 import torch.nn.functional as F
 from torch import Tensor
+from torch.nn.common_types import _size_2_t
+from torch.nn.modules.utils import _pair
 
+from torch_conv_ext._args import (
+    PADDING_NAMES,
+    Padding,
+    check_mode,
+    is_nested,
+    sides,
+)
 from torch_conv_ext.functional import conv2d, conv_transpose2d
 
 
 class Conv2d(torch.nn.Conv2d):
     """torch.nn.Conv2d, with `torch_conv_ext.conv2d` as its convolution.
 
-    All arguments of torch.nn.Conv2d, the padding modes 'zeros', 'reflect', 'replicate' and 'circular' too.
+    All arguments of torch.nn.Conv2d. Beyond these, `padding` may be 'same' with a stride, or ((top, bottom),
+    (left, right)), both in all padding modes: 'zeros', 'reflect', 'replicate' and 'circular'.
     Input (N, C_in, iH, iW) or (C_in, iH, iW); `torch_conv_ext.conv2d` tells the output's size and the errors.
     """
 
+    def __init__(
+        self,
+        in_channels: int,
+        out_channels: int,
+        kernel_size: _size_2_t,
+        stride: _size_2_t = 1,
+        padding: Padding = 0,
+        dilation: _size_2_t = 1,
+        groups: int = 1,
+        bias: bool = True,
+        padding_mode: str = "zeros",
+        device: Any = None,
+        dtype: Any = None,
+    ) -> None:
+        more = is_nested(padding) or (padding == "same" and _pair(stride) != (1, 1))
+        options = (dilation, groups, bias, padding_mode, device, dtype)
+        super().__init__(in_channels, out_channels, kernel_size, stride, 0 if more else padding, *options)  # type: ignore[arg-type]
+        if more:
+            _set_padding(self, padding)
+
     def _conv_forward(self, input: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
-        if self.padding_mode != "zeros":
+        if self.padding_mode == "zeros":
+            return conv2d(input, weight, bias, self.stride, self.padding, self.dilation, self.groups)
+        if torch.jit.is_scripting():  # the convolution there is torch's, which has no padding modes
             input = F.pad(input, self._reversed_padding_repeated_twice, mode=self.padding_mode)
             return conv2d(input, weight, bias, self.stride, (0, 0), self.dilation, self.groups)
-        return conv2d(input, weight, bias, self.stride, self.padding, self.dilation, self.groups)
+        else:  # noqa: RET505  TorchScript leaves out what it cannot compile only in a branch of its own
+            options = (self.stride, self.padding, self.dilation, self.groups)
+            return conv2d(input, weight, bias, *options, padding_mode=self.padding_mode)
 
 
 class ConvTranspose2d(torch.nn.ConvTranspose2d):
     """torch.nn.ConvTranspose2d, with `torch_conv_ext.conv_transpose2d` as its convolution.
 
-    All arguments of torch.nn.ConvTranspose2d. Input (N, C_in, iH, iW) or (C_in, iH, iW);
-    `torch_conv_ext.conv_transpose2d` tells the output's size and the errors.
+    All arguments of torch.nn.ConvTranspose2d. Beyond these, `padding` may be 'same', 'valid' or ((top,
+    bottom), (left, right)), and `padding_mode` also 'reflect', 'replicate' or 'circular'.
+    Input (N, C_in, iH, iW) or (C_in, iH, iW); `torch_conv_ext.conv_transpose2d` tells what these mean, the
+    output's size and the errors.
     """
+
+    def __init__(
+        self,
+        in_channels: int,
+        out_channels: int,
+        kernel_size: _size_2_t,
+        stride: _size_2_t = 1,
+        padding: Padding = 0,
+        output_padding: _size_2_t = 0,
+        groups: int = 1,
+        bias: bool = True,
+        dilation: _size_2_t = 1,
+        padding_mode: str = "zeros",
+        device: Any = None,
+        dtype: Any = None,
+    ) -> None:
+        check_mode(padding_mode)
+        more = isinstance(padding, str) or is_nested(padding)
+        options = (output_padding, groups, bias, dilation, "zeros", device, dtype)
+        super().__init__(in_channels, out_channels, kernel_size, stride, 0 if more else padding, *options)  # type: ignore[arg-type]
+        self.padding_mode = padding_mode  # type: ignore[assignment]
+        if more:
+            _set_padding(self, padding)
+        if padding == "same" and any(self.output_padding):
+            raise ValueError(
+                "padding='same' gives an output of size input * stride and takes no output padding, "
+                f"but got output_padding={self.output_padding}"
+            )
 
     def forward(self, input: Tensor, output_size: list[int] | None = None) -> Tensor:
         """Convolve; `output_size` (oH, oW), or the size of the whole output, chooses the output padding.
 
-        Raises ValueError for an output size that no output padding gives.
+        With padding 'same' it chooses one of the sizes from which conv2d's 'same' gives the input's size.
+        Raises ValueError for an output size that is not one of those possible.
         """
+        if torch.jit.is_scripting():
+            return self._scripted(input, output_size)
+        else:  # noqa: RET505  TorchScript leaves out what it cannot compile only in a branch of its own
+            padding: Padding = self.padding
+            output_padding = self.output_padding
+            if output_size is not None:
+                padding, output_padding = self._padding_for(input, output_size)
+            return conv_transpose2d(
+                input,
+                self.weight,
+                self.bias,
+                self.stride,
+                padding,
+                output_padding,
+                self.groups,
+                self.dilation,
+                padding_mode=self.padding_mode,
+            )
+
+    def _scripted(self, input: Tensor, output_size: list[int] | None) -> Tensor:
+        """The layer in TorchScript, where the convolution is torch's: it has torch's paddings."""
+        if self.padding_mode != "zeros":
+            raise ValueError("Only `zeros` padding mode is supported for ConvTranspose2d")
         output_padding = self._output_padding(
             input,
             output_size,
@@ -53,11 +144,33 @@ class ConvTranspose2d(torch.nn.ConvTranspose2d):
             self.weight,
             self.bias,
             self.stride,
-            self.padding,  # type: ignore[arg-type]
+            self.padding,
             output_padding,
             self.groups,
             self.dilation,
         )
+
+    def _padding_for(self, input: Tensor, output_size: list[int]) -> tuple[Padding, Any]:
+        """The padding and the output padding that give this size."""
+        extent = [d * (k - 1) + 1 for d, k in zip(self.dilation, self.kernel_size, strict=True)]
+        if self.padding == "same":
+            # The sizes begin at one element after the last but one step, where a 1x1 kernel has its smallest.
+            more = self._more_than_smallest(input, output_size, [1, 1])
+            totals = [max(e - 1 - m, 0) for e, m in zip(extent, more, strict=True)]
+            padding = tuple((total // 2, total - total // 2) for total in totals)
+            return padding, [max(m + 1 - e, 0) for e, m in zip(extent, more, strict=True)]
+        given: Any = 0 if self.padding == "valid" else self.padding
+        before, after = sides(given, "conv_transpose2d")
+        kept = [e - b - a for e, b, a in zip(extent, before, after, strict=True)]
+        return self.padding, self._more_than_smallest(input, output_size, kept)
+
+    def _more_than_smallest(self, input: Tensor, output_size: list[int], extent: list[int]) -> list[int]:
+        """By how much a size exceeds the one that a kernel of this extent gives.
+
+        ValueError unless it is by less than the stride.
+        """
+        options = (self.stride, [0, 0], extent, 2, [1, 1])
+        return self._output_padding(input, output_size, *options)  # type: ignore[arg-type]
 
 
 # torch's lazy module changes its own class during its first call, whose `forward` has been looked up by then.
@@ -80,3 +193,19 @@ class LazyConvTranspose2d(torch.nn.LazyConvTranspose2d, ConvTranspose2d):  # typ
     """
 
     cls_to_become = ConvTranspose2d
+
+
+def _set_padding(module: torch.nn.Conv2d | torch.nn.ConvTranspose2d, padding: Any) -> None:
+    """What torch's constructor refuses."""
+    if isinstance(padding, str):
+        if padding not in PADDING_NAMES:
+            raise ValueError(
+                f"Invalid padding string {padding!r}, should be one of {', '.join(PADDING_NAMES)}"
+            )
+        module.padding = padding
+        # It depends on the input's size.
+        del module._reversed_padding_repeated_twice
+        return
+    before, after = sides(padding, type(module).__name__)
+    module.padding = tuple(zip(before, after, strict=True))  # type: ignore[arg-type]
+    module._reversed_padding_repeated_twice = [before[1], after[1], before[0], after[0]]

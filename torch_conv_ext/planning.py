@@ -17,10 +17,12 @@ from torch_conv_ext import _C
 from torch_conv_ext._args import (
     Geometry,
     IntOrPair,
+    Padding,
     Pair,
     check_same_type,
     conv2d_geometry,
     conv_transpose2d_geometry,
+    is_nested,
     pair,
 )
 from torch_conv_ext._dispatch import DTYPES, has_kernel
@@ -100,7 +102,7 @@ class Plan:
     weight: tuple[int, ...]
     output: tuple[int, ...]
     stride: Pair
-    padding: str | Pair
+    padding: str | Pair | tuple[Pair, Pair]  # as given: by its name, (height, width) or for each side
     output_padding: Pair
     dilation: Pair
     groups: int
@@ -153,7 +155,7 @@ def plan(
     bias: Tensor | None = None,
     *,
     stride: IntOrPair = 1,
-    padding: str | IntOrPair = 0,
+    padding: Padding = 0,
     output_padding: IntOrPair = 0,
     dilation: IntOrPair = 1,
     groups: int = 1,
@@ -200,11 +202,11 @@ def plan(
     if function == "conv2d":
         if extra != (0, 0):
             raise ValueError(f"plan(): expected output_padding 0 for conv2d, but got {list(extra)}")
-        out, geometry = conv2d_geometry(batched, w_size, bias, stride, padding, dilation, groups)
+        out, _, geometry = conv2d_geometry(batched, w_size, bias, stride, padding, dilation, groups)
         y_size = (batched[0], w_size[0], *out)
     else:
         out, geometry = conv_transpose2d_geometry(
-            batched, w_size, bias, stride, cast(IntOrPair, padding), extra, groups, dilation
+            batched, w_size, bias, stride, padding, extra, groups, dilation
         )
         y_size = (batched[0], w_size[1] * geometry[3], *out)
     reason = _why_torch(function, tensors, dtype)
@@ -215,7 +217,7 @@ def plan(
         weight=w_size,
         output=y_size[4 - len(size) :],
         stride=geometry[0],
-        padding=padding if isinstance(padding, str) else geometry[1],
+        padding=_as_given(padding, geometry[1]),
         output_padding=extra,
         dilation=geometry[2],
         groups=geometry[3],
@@ -321,11 +323,21 @@ def _sizes(operand: Tensor | Sequence[int]) -> tuple[int, ...]:
     return tuple(operand.shape) if isinstance(operand, Tensor) else tuple(int(n) for n in operand)
 
 
+def _as_given(padding: Padding, before: Pair) -> str | Pair | tuple[Pair, Pair]:
+    """The padding in normal form; `before` is that above and left."""
+    if isinstance(padding, str):
+        return padding
+    if not is_nested(padding):
+        return before
+    (_, bottom), (_, right) = cast("Sequence[Sequence[int]]", padding)
+    return (before[0], bottom), (before[1], right)
+
+
 def _size(size: Sequence[int]) -> str:
     return f"({', '.join(map(str, size))})"
 
 
-def _show(value: str | Pair) -> str:
-    if isinstance(value, str):
+def _show(value: str | Pair | tuple[Pair, Pair]) -> str:
+    if isinstance(value, str) or is_nested(value):
         return repr(value)
     return str(value[0]) if value[0] == value[1] else f"{value[0]}x{value[1]}"

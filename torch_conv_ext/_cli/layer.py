@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 from torch_conv_ext import planning
-from torch_conv_ext._args import IntOrPair
+from torch_conv_ext._args import PADDING_NAMES, IntOrPair, Padding
 from torch_conv_ext._cli import UsageError
 
 FUNCTIONS = ("conv2d", "conv_transpose2d")
@@ -28,7 +28,7 @@ class Layer:
         int, ...
     ]  # conv2d: (C_out, C_in / groups, kH, kW); conv_transpose2d: (C_in, C_out / groups, kH, kW)
     stride: IntOrPair = 1
-    padding: str | IntOrPair = 0
+    padding: Padding = 0
     output_padding: IntOrPair = 0  # conv_transpose2d
     dilation: IntOrPair = 1
     groups: int = 1
@@ -95,8 +95,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "--padding",
         type=_padding,
         default=0,
-        metavar="P[,P]",
-        help="default 0; conv2d: also 'same' and 'valid'",
+        metavar="P[,P]|T,B,L,R",
+        help="default 0; for each side: top, bottom, left, right; also 'same' and 'valid'",
     )
     parser.add_argument("--output-padding", type=_pair, metavar="P[,P]", help="conv_transpose2d; default 0")
     parser.add_argument("--dilation", type=_pair, default=1, metavar="D[,D]", help="default 1")
@@ -109,10 +109,6 @@ def from_arguments(args: argparse.Namespace) -> Layer:
     """The layer of a parsed command line. UsageError for an option that the function does not have."""
     if args.function == "conv2d" and args.output_padding is not None:
         raise UsageError("--output-padding: expected conv_transpose2d, but got conv2d; leave the option out")
-    if args.function == "conv_transpose2d" and isinstance(args.padding, str):
-        raise UsageError(
-            f"--padding: expected one or two integers for conv_transpose2d, but got {args.padding!r}"
-        )
     return Layer(
         args.function,
         args.input,
@@ -154,8 +150,10 @@ def _integer(text: str) -> int:
     return _integers(text, (1,), "an integer")[0]
 
 
-def _padding(text: str) -> str | IntOrPair:
-    if text in ("same", "valid"):
+def _padding(text: str) -> Padding:
+    if text in PADDING_NAMES:
         return text
-    values = _integers(text, (1, 2), "one integer or two, 'same' or 'valid'")
+    values = _integers(text, (1, 2, 4), "one, two or four integers, 'same' or 'valid'")
+    if len(values) == 4:
+        return values[:2], values[2:]
     return values[0] if len(values) == 1 else values
