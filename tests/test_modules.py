@@ -114,7 +114,9 @@ def test_more_than_torch_nn(name: str, options: dict[str, Any], shown: str) -> N
     assert all(map(torch.equal, module.parameters(), plain.parameters()))
     assert shown in repr(module)
     x = torch.randn(2, 4, 7, 8, dtype=torch.float64)
-    function = {"Conv2d": torch_conv_ext.conv2d, "ConvTranspose2d": torch_conv_ext.conv_transpose2d}[name]
+    function: Any = {"Conv2d": torch_conv_ext.conv2d, "ConvTranspose2d": torch_conv_ext.conv_transpose2d}[
+        name
+    ]
     expected = function(x, module.weight, module.bias, **options)
     assert torch.equal(module(x), expected)
     assert torch.equal(module(x[0]), expected[0])

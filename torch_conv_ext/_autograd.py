@@ -21,11 +21,9 @@ from torch.autograd.function import Function, FunctionMeta
 
 from torch_conv_ext import _border, _ops
 from torch_conv_ext._args import Pair
-from torch_conv_ext._border import Border
+from torch_conv_ext._border import Border, Geometry
 from torch_conv_ext._dispatch import below_autograd, forward_mode, is_compiling, transforms_active
-
-# stride, padding, dilation, groups
-Geometry = tuple[Pair, Pair | Border, Pair, int]
+from torch_conv_ext._format import in_other_format, is_channels_last
 
 
 def contract(
@@ -178,7 +176,7 @@ def _remember(
 ) -> None:
     """Keep what the derivatives need. An operand is needed only for the derivative by the other one."""
     ctx.set_materialize_grads(False)
-    ctx.call = contraction, size, geometry, a.shape, b.shape, _is_channels_last(result)
+    ctx.call = contraction, size, geometry, a.shape, b.shape, is_channels_last(result)
     ctx.save_for_backward(a if needs_b else None, b if needs_a else None)
 
 
@@ -190,29 +188,14 @@ def _vjp(
         return None, None, None
     a, b = ctx.saved_tensors
     contraction, _, geometry, shape_a, shape_b, channels_last = ctx.call
-    if _is_channels_last(g) != channels_last:
-        g = _in_other_format(g, channels_last)
+    if is_channels_last(g) != channels_last:
+        g = in_other_format(g, channels_last)
     by_a, by_b = _RULES[contraction.result]
     return (
         contract(*by_a(a, b, g), None, shape_a[2:], geometry) if needs_a else None,
         contract(*by_b(a, b, g), None, shape_b[2:], geometry) if needs_b else None,
         bias_gradient(g) if needs_bias else None,
     )
-
-
-def _is_channels_last(t: Tensor) -> bool:
-    """Of a 4-D tensor, also where torch cannot be asked: under vmap."""
-    return t.stride(1) == 1 and t.stride(3) >= t.shape[1]
-
-
-def _in_other_format(g: Tensor, channels_last: bool) -> Tensor:
-    """A cotangent in the format of the result that it belongs to, as torch brings it there.
-
-    The operands of the forward call so decide the format of the gradients, whatever the cotangent's is.
-    """
-    if channels_last:
-        return g.permute(0, 2, 3, 1).contiguous().permute(0, 3, 1, 2)
-    return g.contiguous()
 
 
 def bias_gradient(g: Tensor) -> Tensor:

@@ -17,22 +17,22 @@ time. As T stays trilinear, the table of derivatives in `_autograd` holds for th
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-from typing import TYPE_CHECKING, Literal, NamedTuple
+from collections.abc import Iterator, Sequence
+from typing import TYPE_CHECKING, NamedTuple
 
-import torch
+import torch.nn.functional as F
 from torch import Tensor
-from torch._prims_common import suggest_memory_format
 
-from torch_conv_ext import _ops
-from torch_conv_ext._args import Geometry, Pair, check_border
+from torch_conv_ext._args import Geometry as PlainGeometry
+from torch_conv_ext._args import Pair, check_border
+from torch_conv_ext._format import in_other_format, is_channels_last
 
 if TYPE_CHECKING:
     from torch_conv_ext._autograd import Contraction
 
-# Where the border has at least this part of the image's pixels, the contraction runs on a padded copy: it is
+# Where the border has at least this part of the image's pixels, the image is padded after all: the copy is
 # O(border) too, and takes less time than the calls for four strips.
-COPY_FROM = 1 / 4
+COPY_FROM = 1 / 8
 
 Range = tuple[int, int]  # the first position, and the one past the last
 
@@ -41,32 +41,62 @@ class Border(NamedTuple):
     """Stands in a geometry in the place of the padding."""
 
     padding: Pair  # that of the geometry, above and left
-    extended: Literal["x", "y"]  # the argument of T that is continued
+    extended: str  # the argument of T that is continued, 'x' or 'y'
     before: Pair  # by so many rows above and columns to the left
     after: Pair  # and below, and to the right
     mode: str  # 'reflect', 'replicate' or 'circular'
 
 
-ExtendedGeometry = tuple[Pair, Border, Pair, int]
+Geometry = tuple[Pair, Pair | Border, Pair, int]
 
 
-def extended_x(input_size: torch.Size, geometry: Geometry, after: Pair, mode: str) -> ExtendedGeometry:
-    """The geometry of a convolution whose padding continues the input; RuntimeError if that is too small."""
-    stride, before, dilation, groups = geometry
-    check_border(input_size, before, after, mode)
-    return stride, Border(before, "x", before, after, mode), dilation, groups
+def extended_x(input: Tensor, geometry: PlainGeometry, after: Pair, mode: str) -> tuple[Tensor, Geometry]:
+    """Input and geometry of a convolution whose padding continues the input."""
+    return _extended(input, geometry, Border(geometry[1], "x", geometry[1], after, mode))
 
 
 def extended_y(
-    input_size: torch.Size, kernel: torch.Size, output: Pair, geometry: Geometry, mode: str
-) -> ExtendedGeometry:
-    """The geometry of a transposed convolution whose input goes on as far as the output reads it."""
-    stride, padding, dilation, groups = geometry
-    sizes = zip(input_size[2:], kernel, output, stride, padding, dilation, strict=True)
+    input: Tensor, kernel: Sequence[int], output: Pair, geometry: PlainGeometry, mode: str
+) -> tuple[Tensor, Geometry]:
+    """Input and geometry of a transposed convolution whose input goes on as far as the output reads it."""
+    before, after = reach(input.shape[2:], kernel, output, geometry)
+    return _extended(input, geometry, Border(geometry[1], "y", before, after, mode))
+
+
+def reach(
+    input: Sequence[int], kernel: Sequence[int], output: Pair, geometry: PlainGeometry
+) -> tuple[Pair, Pair]:
+    """How far a transposed convolution reads beyond its input, above and left, and below and right."""
+    stride, padding, dilation, _ = geometry
+    sizes = zip(input, kernel, output, stride, padding, dilation, strict=True)
     ends = [(max(0, (d * (k - 1) - p) // s), max(0, (o - 1 + p) // s - i + 1)) for i, k, o, s, p, d in sizes]
     (top, bottom), (left, right) = ends
-    check_border(input_size, (top, left), (bottom, right), mode)
-    return stride, Border(padding, "y", (top, left), (bottom, right), mode), dilation, groups
+    return (top, left), (bottom, right)
+
+
+def padded(image: Tensor, before: Pair, after: Pair, mode: str) -> Tensor:
+    """torch.nn.functional.pad along height and width, zeros too."""
+    ends = (before[1], after[1], before[0], after[0])
+    return F.pad(image, ends, mode="constant" if mode == "zeros" else mode)
+
+
+def _extended(input: Tensor, geometry: PlainGeometry, border: Border) -> tuple[Tensor, Geometry]:
+    """The input with a geometry that continues it, or a padded copy. RuntimeError for too small an input."""
+    check_border(input.shape, border.before, border.after, border.mode)
+    (top, left), (bottom, right) = border.before, border.after
+    h, w = input.shape[2:]
+    pixels = (h + top + bottom) * (w + left + right) - h * w
+    if pixels == 0:
+        return input, geometry
+    stride, (p, q), dilation, groups = geometry
+    if pixels < COPY_FROM * h * w:
+        return input, (stride, border, dilation, groups)
+    # What lies before the first element of the input is no longer padding of x, or is more of y to cut off.
+    step = (-1, -1) if border.extended == "x" else stride
+    copy = padded(input, border.before, border.after, border.mode)
+    if is_channels_last(copy) != is_channels_last(input):
+        copy = in_other_format(copy, is_channels_last(input))
+    return copy, (stride, (p + top * step[0], q + left * step[1]), dilation, groups)
 
 
 def run(
@@ -75,18 +105,16 @@ def run(
     b: Tensor,
     bias: Tensor | None,
     size: Pair,
-    geometry: ExtendedGeometry,
+    geometry: tuple[Pair, Border, Pair, int],
 ) -> Tensor:
-    """The contraction of T with an extended argument. If that is the result, there is no bias."""
+    """The contraction of T with an extended argument."""
     stride, border, dilation, groups = geometry
     operands = dict(zip(contraction.operands, (a, b), strict=True))
     planes = {name: (t.shape[2], t.shape[3]) for name, t in operands.items()} | {contraction.result: size}
     h, w = planes[border.extended]
     (top, left), (bottom, right) = border.before, border.after
-    rows, columns = (-top, h + bottom), (-left, w + right)
-    if (h + top + bottom) * (w + left + right) - h * w >= COPY_FROM * h * w:
-        return _on_copy(contraction, operands, bias, size, geometry, (rows, columns))
     out = contraction.run(a, b, bias, size, (stride, border.padding, dilation, groups))
+    rows, columns = (-top, h + bottom), (-left, w + right)
     for strip in (
         ((-top, 0), columns),
         ((h, rows[1]), columns),
@@ -104,54 +132,34 @@ def _add_strip(
     contraction: type[Contraction],
     operands: dict[str, Tensor],
     parts: dict[str, tuple[Range, Range]],
-    geometry: Geometry,
+    geometry: PlainGeometry,
     border: Border,
 ) -> None:
     """Add the terms of a strip to the result of the contraction; `parts` are those of x, w and y."""
-    first, second = (
+    a, b = (
         _filled(t, parts[name], border.mode) if name == border.extended else _part(t, parts[name])
         for name, t in operands.items()
     )
-    rows, columns = parts[contraction.result]
-    size = rows[1] - rows[0], columns[1] - columns[0]
-    terms = contraction.run(first, second, None, size, geometry)
+    (top, bottom), (left, right) = parts[contraction.result]
+    size = bottom - top, right - left
+    if a.shape[2] > a.shape[3]:
+        # A strip of columns, turned into one of rows: the kernels compute along rows.
+        (stride_h, stride_w), (padding_h, padding_w), (dilation_h, dilation_w), groups = geometry
+        geometry = (stride_w, stride_h), (padding_w, padding_h), (dilation_w, dilation_h), groups
+        terms = contraction.run(a.mT, b.mT, None, (size[1], size[0]), geometry).mT
+    else:
+        terms = contraction.run(a, b, None, size, geometry)
     if contraction.result == border.extended:
-        _fold(terms, (rows, columns), out, border.mode)
+        _fold(terms, parts[contraction.result], out, border.mode)
     else:
-        _part(out, (rows, columns)).add_(terms)
-
-
-def _on_copy(
-    contraction: type[Contraction],
-    operands: dict[str, Tensor],
-    bias: Tensor | None,
-    size: Pair,
-    geometry: ExtendedGeometry,
-    whole: tuple[Range, Range],
-) -> Tensor:
-    """The contraction with a padded copy in the place of the extended argument."""
-    stride, border, dilation, groups = geometry
-    # Position 0 of the copy is position `whole` of the argument.
-    (top, _), (left, _) = whole
-    if border.extended == "x":
-        padding = border.padding[0] + top, border.padding[1] + left
-    else:
-        padding = border.padding[0] - top * stride[0], border.padding[1] - left * stride[1]
-    plain = stride, padding, dilation, groups
-    a, b = (_filled(t, whole, border.mode) if name == border.extended else t for name, t in operands.items())
-    if contraction.result != border.extended:
-        return contraction.run(a, b, bias, size, plain)
-    terms = contraction.run(a, b, None, (whole[0][1] - top, whole[1][1] - left), plain)
-    out = _ops.empty_result(a, b, (*terms.shape[:2], *size)).zero_()
-    _fold(terms, whole, out, border.mode)
-    return out
+        _part(out, parts[contraction.result]).add_(terms)
 
 
 # --- positions ----------------------------------------------------------------------------------------------
 
 
 def _parts(
-    strip: tuple[Range, Range], planes: dict[str, Pair], geometry: ExtendedGeometry
+    strip: tuple[Range, Range], planes: dict[str, Pair], geometry: tuple[Pair, Border, Pair, int]
 ) -> tuple[dict[str, tuple[Range, Range]], Pair]:
     """The parts of x, w and y that have terms with a strip, and the padding between these parts."""
     stride, border, dilation, _ = geometry
@@ -176,8 +184,9 @@ def _parts(
 
 
 def _part(t: Tensor, part: tuple[Range, Range]) -> Tensor:
+    """A view; not by indexing, which has no rule under the vmap of torch.autograd.gradcheck."""
     (top, bottom), (left, right) = part
-    return t[:, :, top:bottom, left:right]
+    return t.narrow(2, top, bottom - top).narrow(3, left, right - left)
 
 
 def _segments(positions: Range, size: int, mode: str) -> Iterator[tuple[int, int, int, bool]]:
@@ -205,8 +214,8 @@ def _sources(
     for row, from_row, rows, upside_down in _segments((top, bottom), image.shape[2], mode):
         for column, from_column, columns, mirrored in _segments((left, right), image.shape[3], mode):
             yield (
-                strip[:, :, row - top : row - top + rows, column - left : column - left + columns],
-                image[:, :, from_row : from_row + rows, from_column : from_column + columns],
+                strip.narrow(2, row - top, rows).narrow(3, column - left, columns),
+                image.narrow(2, from_row, rows).narrow(3, from_column, columns),
                 [2] * upside_down + [3] * mirrored,
             )
 
@@ -214,10 +223,7 @@ def _sources(
 def _filled(image: Tensor, positions: tuple[Range, Range], mode: str) -> Tensor:
     """The elements of the extended image at these positions."""
     (top, bottom), (left, right) = positions
-    shape = (*image.shape[:2], bottom - top, right - left)
-    strip = torch.empty(
-        shape, dtype=image.dtype, device=image.device, memory_format=suggest_memory_format(image)
-    )
+    strip = image.new_empty((*image.shape[:2], bottom - top, right - left))
     for part, source, reverse in _sources(strip, positions, image, mode):
         part.copy_(source.flip(reverse) if reverse else source)
     return strip

@@ -24,7 +24,7 @@ from torch_conv_ext._args import (
     conv_transpose2d_geometry,
     is_nested,
 )
-from torch_conv_ext._border import extended_y
+from torch_conv_ext._border import padded, reach
 
 
 def conv2d(
@@ -42,7 +42,7 @@ def conv2d(
         return F.conv2d(input, weight, bias, stride, padding, dilation, groups)  # type: ignore[arg-type]
     size = _batch_size(input, "conv2d")
     _, after, (_, before, *_) = conv2d_geometry(size, weight.shape, None, stride, padding, dilation, groups)
-    return F.conv2d(_padded(input, before, after, padding_mode), weight, bias, stride, 0, dilation, groups)
+    return F.conv2d(padded(input, before, after, padding_mode), weight, bias, stride, 0, dilation, groups)
 
 
 def conv_transpose2d(
@@ -65,9 +65,9 @@ def conv_transpose2d(
     )
     step, begin, dilations, _ = geometry
     if padding_mode != "zeros":
-        _, border, *_ = extended_y(size, weight.shape[2:], out, geometry, padding_mode)
-        input = _padded(input, border.before, border.after, padding_mode)
-        begin = begin[0] + border.before[0] * step[0], begin[1] + border.before[1] * step[1]
+        before, after = reach(size[2:], weight.shape[2:], out, geometry)
+        input = padded(input, before, after, padding_mode)
+        begin = begin[0] + before[0] * step[0], begin[1] + before[1] * step[1]
     # The whole output, and the rows and columns of the part that are not in it.
     missing = [
         max(0, b + o - (i - 1) * s - d * (k - 1) - 1)
@@ -96,8 +96,8 @@ def conv2d_input(
     _, after, (_, before, *_) = conv2d_geometry(
         input_size, weight.shape, None, stride, padding, dilation, groups, "conv2d_input"
     )
-    padded = [n, c, *(b + i + a for b, i, a in zip(before, plane, after, strict=True))]
-    dx = grad.conv2d_input(padded, weight, grad_output, stride, 0, dilation, groups)
+    whole = [n, c, *(b + i + a for b, i, a in zip(before, plane, after, strict=True))]
+    dx = grad.conv2d_input(whole, weight, grad_output, stride, 0, dilation, groups)
     return _part(dx, before, (plane[0], plane[1]))
 
 
@@ -115,7 +115,7 @@ def conv2d_weight(
         _, after, (_, before, *_) = conv2d_geometry(
             input.shape, weight_size, None, stride, padding, dilation, groups, "conv2d_weight"
         )
-        input, padding = _padded(input, before, after, "zeros"), 0
+        input, padding = padded(input, before, after, "zeros"), 0
     dw: Tensor = grad.conv2d_weight(input, weight_size, grad_output, stride, padding, dilation, groups)
     return dw
 
@@ -170,7 +170,7 @@ def _whole(
             input_size[2:], stride, dilation, weight_size[2:], before, size, strict=True
         )
     ]
-    return _padded(grad_output, before, (after[0], after[1]), "zeros")
+    return padded(grad_output, before, (after[0], after[1]), "zeros")
 
 
 def _is_plain(padding: Padding) -> bool:
@@ -180,11 +180,6 @@ def _is_plain(padding: Padding) -> bool:
 def _batch_size(input: Tensor, function: str) -> torch.Size:
     check_input(input, function)
     return input.shape if input.dim() == 4 else torch.Size((1, *input.shape))
-
-
-def _padded(input: Tensor, before: Pair, after: Pair, mode: str) -> Tensor:
-    ends = (before[1], after[1], before[0], after[0])
-    return F.pad(input, ends, mode="constant" if mode == "zeros" else mode)
 
 
 def _part(t: Tensor, begin: Pair, size: Pair) -> Tensor:

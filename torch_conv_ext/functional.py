@@ -20,7 +20,7 @@ conv2d, conv_transpose2d and the modules take a `padding_mode`:
   - 'zeros': absent elements;
   - 'reflect', 'replicate', 'circular': the input continued beyond its sides as torch.nn.functional.pad does.
     This takes no padded copy of the input: the forward pass and each derivative need O(border) memory beside
-    their results. Only an input whose border has at least a quarter of its pixels is copied. Code that
+    their results. Only an input whose border has at least an eighth of its pixels is copied. Code that
     torch.compile compiles keeps what the compiler chooses to keep.
 
 Errors have the type and the words of torch's operators where those have clear ones: RuntimeError for tensors
@@ -47,7 +47,7 @@ from torch_conv_ext._args import (
     conv2d_geometry,
     conv_transpose2d_geometry,
 )
-from torch_conv_ext._autograd import Forward, Geometry, GradInput, GradWeight, bias_gradient, contract
+from torch_conv_ext._autograd import Forward, GradInput, GradWeight, bias_gradient, contract
 from torch_conv_ext._border import extended_x, extended_y
 from torch_conv_ext._dispatch import elsewhere, has_kernel
 
@@ -111,8 +111,8 @@ def conv2d(
     size, after, geometry = conv2d_geometry(
         input.shape, weight.shape, bias, stride, padding, dilation, groups
     )
-    if padding_mode != "zeros" and (any(geometry[1]) or any(after)):
-        extended: Geometry = extended_x(input.shape, geometry, after, padding_mode)
+    if padding_mode != "zeros":
+        input, extended = extended_x(input, geometry, after, padding_mode)
         return contract(Conv2dFunction, input, weight, bias, size, extended)
     return contract(Conv2dFunction, input, weight, bias, size, geometry)
 
@@ -180,7 +180,7 @@ def conv_transpose2d(
         return conv_transpose2d(batch, weight, bias, *options, padding_mode=padding_mode).squeeze(0)
     size, geometry = conv_transpose2d_geometry(input.shape, weight.shape, bias, *options)
     if padding_mode != "zeros":
-        extended: Geometry = extended_y(input.shape, weight.shape[2:], size, geometry, padding_mode)
+        input, extended = extended_y(input, weight.shape[2:], size, geometry, padding_mode)
         return contract(ConvTranspose2dFunction, input, weight, bias, size, extended)
     return contract(ConvTranspose2dFunction, input, weight, bias, size, geometry)
 
