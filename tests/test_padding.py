@@ -338,18 +338,25 @@ def test_transforms(name: str, mode: str, mechanism: str) -> None:
 
 
 @pytest.mark.parametrize(("name", "mode"), [("conv2d", "reflect"), ("conv_transpose2d", "circular")])
-def test_compiled(name: str, mode: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Output and gradients are those of the function itself, in one graph."""
-    monkeypatch.setattr(_border, "COPY_FROM", float("inf"))
-    run, tensors = function(name, mode)
-    inputs = [t.requires_grad_() for t in tensors]
-    compiled = torch.compile(run, fullgraph=True, backend="aot_eager")
-    results = []
-    for f in (run, compiled):
-        y = f(*inputs)
-        results.append((y, *torch.autograd.grad(y.sin().sum(), inputs)))
+def test_compiled(name: str, mode: str) -> None:
+    """Output and gradients are those of the function itself, in one graph for all sizes, also where the
+    function takes strips."""
+    convolution: Function = getattr(torch_conv_ext, name)
+    w = randn(2, 2, 3, 3).requires_grad_()
+
+    def run(x: Tensor) -> Tensor:
+        result: Tensor = convolution(x, w, None, 2, padding=((0, 1), (1, 1)), padding_mode=mode)
+        return result
+
+    compiled = torch.compile(run, fullgraph=True, backend="aot_eager", dynamic=True)
+    with torch._dynamo.config.patch(error_on_recompile=True):
+        for size in ((9, 70), (50, 60)):
+            x = randn(2, 2, *size).requires_grad_()
+            results = []
+            for y in (compiled(x), run(x)):
+                results.append((y, *torch.autograd.grad(y.sin().sum(), (x, w))))
+            close(*results)
     torch._dynamo.reset()
-    close(*results)
 
 
 @pytest.mark.parametrize("mode", MODES)
@@ -406,6 +413,7 @@ OPTIONS: list[dict[str, Any]] = [
     {"padding": 1, "padding_mode": "reflect"},
     {"padding": ((1, 0), (2, 1)), "padding_mode": "circular", "dilation": (1, 2)},
     {"padding": "same", "padding_mode": "replicate", "groups": 2},
+    {"padding": "same", "stride": (4, 3)},  # rows and columns of the transposed output without terms
 ]
 
 

@@ -25,13 +25,15 @@ from torch import Tensor
 
 from torch_conv_ext._args import Geometry as PlainGeometry
 from torch_conv_ext._args import Pair, check_border
+from torch_conv_ext._dispatch import is_compiling
 from torch_conv_ext._format import in_other_format, is_channels_last
 
 if TYPE_CHECKING:
     from torch_conv_ext._autograd import Contraction
 
 # Where the border has at least this part of the image's pixels, the image is padded after all: the copy is
-# O(border) too, and takes less time than the calls for four strips.
+# O(border) too, and takes less time than the calls for four strips. Code that is compiled always pads: what
+# is kept is the compiler's choice there, and a rule of sizes would be a guard.
 COPY_FROM = 1 / 8
 
 Range = tuple[int, int]  # the first position, and the one past the last
@@ -82,20 +84,20 @@ def padded(image: Tensor, before: Pair, after: Pair, mode: str) -> Tensor:
 
 def _extended(input: Tensor, geometry: PlainGeometry, border: Border) -> tuple[Tensor, Geometry]:
     """The input with a geometry that continues it, or a padded copy. RuntimeError for too small an input."""
-    check_border(input.shape, border.before, border.after, border.mode)
     (top, left), (bottom, right) = border.before, border.after
-    h, w = input.shape[2:]
-    pixels = (h + top + bottom) * (w + left + right) - h * w
-    if pixels == 0:
+    if not (top or left or bottom or right):
         return input, geometry
+    check_border(input.shape, border.before, border.after, border.mode)
     stride, (p, q), dilation, groups = geometry
-    if pixels < COPY_FROM * h * w:
-        return input, (stride, border, dilation, groups)
+    if not is_compiling():
+        h, w = input.shape[2:]
+        if (h + top + bottom) * (w + left + right) - h * w < COPY_FROM * h * w:
+            return input, (stride, border, dilation, groups)
     # What lies before the first element of the input is no longer padding of x, or is more of y to cut off.
     step = (-1, -1) if border.extended == "x" else stride
     copy = padded(input, border.before, border.after, border.mode)
-    if is_channels_last(copy) != is_channels_last(input):
-        copy = in_other_format(copy, is_channels_last(input))
+    if is_channels_last(input) and not is_channels_last(copy):  # torch pads 'circular' into NCHW
+        copy = in_other_format(copy, channels_last=True)
     return copy, (stride, (p + top * step[0], q + left * step[1]), dilation, groups)
 
 

@@ -20,8 +20,8 @@ conv2d, conv_transpose2d and the modules take a `padding_mode`:
   - 'zeros': absent elements;
   - 'reflect', 'replicate', 'circular': the input continued beyond its sides as torch.nn.functional.pad does.
     This takes no padded copy of the input: the forward pass and each derivative need O(border) memory beside
-    their results. Only an input whose border has at least an eighth of its pixels is copied. Code that
-    torch.compile compiles keeps what the compiler chooses to keep.
+    their results. Only an input whose border has at least an eighth of its pixels is padded, and any input
+    in code that torch.compile compiles.
 
 Errors have the type and the words of torch's operators where those have clear ones: RuntimeError for tensors
 and numbers that do not fit together, TypeError for an argument of the wrong type. Tensors that differ in
