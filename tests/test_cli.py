@@ -199,6 +199,14 @@ def test_plan_of_conv2d(capsys: pytest.CaptureFixture[str]) -> None:
         assert text in out
 
 
+# Four numbers are top, bottom, left and right.
+def test_plan_with_a_padding_for_each_side(capsys: pytest.CaptureFixture[str]) -> None:
+    found = run_json(capsys, *CONV[:-1], "0,2,1,3", "--stride", "2")
+    assert found["output"] == [8, 64, 28, 29]
+    assert found["padding"] == [[0, 2], [1, 3]]
+    assert run_json(capsys, *CONV[:-1], "same", "--stride", "2")["output"] == [8, 64, 28, 28]
+
+
 # A transposed convolution is the gradient of a convolution by its input.
 def test_plan_of_conv_transpose2d_exchanges_roles(capsys: pytest.CaptureFixture[str]) -> None:
     found = run_json(capsys, *TRANSPOSED)
