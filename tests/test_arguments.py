@@ -415,6 +415,45 @@ def test_errors_of_the_gradients(
             torch_conv_ext.conv2d_weight(torch.zeros(x), w, dy, **options)
 
 
+TRANSPOSED_ERRORS: list[tuple[str, dict[str, Any], str]] = [
+    (
+        "grad_output_rows",
+        {"dy": (2, 8, 9, 9)},
+        "conv_transpose2d's output, [2, 8, 8, 9], but got grad_output of size [2, 8, 9, 9]",
+    ),
+    ("grad_output_channels", {"groups": 2}, "conv_transpose2d's output, [2, 16, 8, 9]"),
+    ("input_3d", {"x": (4, 6, 7)}, "Expected 4D (batched) input"),
+    ("channels", {"x": (2, 5, 6, 7)}, "expected input[2, 5, 6, 7] to have 4 channels"),
+    (
+        "output_padding",
+        {"output_padding": 1},
+        "output padding must be smaller than either stride or dilation",
+    ),
+    ("dtype", {"dtype": torch.float64}, "expected scalar type"),
+]
+
+
+@pytest.mark.parametrize(
+    ("arguments", "words"), [e[1:] for e in TRANSPOSED_ERRORS], ids=[e[0] for e in TRANSPOSED_ERRORS]
+)
+@pytest.mark.parametrize("name", ["conv_transpose2d_input", "conv_transpose2d_weight"])
+def test_errors_of_the_transposed_gradients(name: str, arguments: dict[str, Any], words: str) -> None:
+    """Those of conv_transpose2d, in the function's name."""
+    options = {k: v for k, v in arguments.items() if k not in ("x", "dy", "dtype")}
+    x, w = arguments.get("x", (2, 4, 6, 7)), (4, 8, 3, 3)
+    dy = torch.zeros(arguments.get("dy", (2, 8, 8, 9)), dtype=arguments.get("dtype", torch.float32))
+    with pytest.raises(RuntimeError, match=re.escape(words)):
+        if name == "conv_transpose2d_input":
+            torch_conv_ext.conv_transpose2d_input(x, torch.zeros(w), dy, **options)
+        else:
+            torch_conv_ext.conv_transpose2d_weight(torch.zeros(x), w, dy, **options)
+
+
+def test_errors_of_the_bias_gradient() -> None:
+    with pytest.raises(RuntimeError, match=re.escape("Expected 4D (batched) grad_output to conv2d_bias")):
+        torch_conv_ext.conv2d_bias(torch.zeros(8, 4, 5))
+
+
 # Forms of an argument that torch accepts, beside an int and a pair of ints.
 FORMS: list[Any] = [
     [2],

@@ -186,9 +186,13 @@ def _parts(
 
 
 def _part(t: Tensor, part: tuple[Range, Range]) -> Tensor:
-    """A view; not by indexing, which has no rule under the vmap of torch.autograd.gradcheck."""
     (top, bottom), (left, right) = part
-    return t.narrow(2, top, bottom - top).narrow(3, left, right - left)
+    return _cut(_cut(t, 2, top, bottom - top), 3, left, right - left)
+
+
+def _cut(t: Tensor, dim: int, first: int, length: int) -> Tensor:
+    """A view. Not by indexing, for which the vmap of torch.autograd.gradcheck has no rule."""
+    return t if length == t.shape[dim] else t.narrow(dim, first, length)
 
 
 def _segments(positions: Range, size: int, mode: str) -> Iterator[tuple[int, int, int, bool]]:
@@ -214,11 +218,12 @@ def _sources(
     """Parts of a strip, the parts of the image that they repeat, and the dimensions that are reversed."""
     (top, bottom), (left, right) = positions
     for row, from_row, rows, upside_down in _segments((top, bottom), image.shape[2], mode):
+        strip_rows, image_rows = _cut(strip, 2, row - top, rows), _cut(image, 2, from_row, rows)
         for column, from_column, columns, mirrored in _segments((left, right), image.shape[3], mode):
             yield (
-                strip.narrow(2, row - top, rows).narrow(3, column - left, columns),
-                image.narrow(2, from_row, rows).narrow(3, from_column, columns),
-                [2] * upside_down + [3] * mirrored,
+                _cut(strip_rows, 3, column - left, columns),
+                _cut(image_rows, 3, from_column, columns),
+                [2] * (upside_down and rows > 1) + [3] * (mirrored and columns > 1),
             )
 
 
