@@ -408,7 +408,7 @@ def test_without_padding_nothing_is_continued(monkeypatch: pytest.MonkeyPatch) -
 # --- where torch's operators compute ------------------------------------------------------------------------
 
 OPTIONS: list[dict[str, Any]] = [
-    {"padding": "same", "stride": 2},
+    {"padding": "same", "stride": [2, 1]},
     {"padding": ((1, 0), (2, 1)), "stride": (1, 2)},
     {"padding": 1, "padding_mode": "reflect"},
     {"padding": ((1, 0), (2, 1)), "padding_mode": "circular", "dilation": (1, 2)},

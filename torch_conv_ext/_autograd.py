@@ -188,6 +188,8 @@ def _vjp(
         return None, None, None
     a, b = ctx.saved_tensors
     contraction, _, geometry, shape_a, shape_b, channels_last = ctx.call
+    # As torch does. The operands of the forward call so decide the format of the gradients, whatever the
+    # cotangent's is.
     if is_channels_last(g) != channels_last:
         g = in_other_format(g, channels_last)
     by_a, by_b = _RULES[contraction.result]

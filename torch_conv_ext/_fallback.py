@@ -23,6 +23,7 @@ from torch_conv_ext._args import (
     conv2d_geometry,
     conv_transpose2d_geometry,
     is_nested,
+    pair,
 )
 from torch_conv_ext._border import padded, reach
 
@@ -37,8 +38,10 @@ def conv2d(
     groups: int,
     padding_mode: str,
 ) -> Tensor:
-    plain = not is_nested(padding) and (padding != "same" or stride in (1, (1, 1), [1, 1]))
-    if plain and padding_mode == "zeros":
+    same_with_stride = (
+        isinstance(padding, str) and padding == "same" and pair(stride, "stride", "conv2d") != (1, 1)
+    )
+    if padding_mode == "zeros" and not same_with_stride and not is_nested(padding):
         return F.conv2d(input, weight, bias, stride, padding, dilation, groups)  # type: ignore[arg-type]
     size = _batch_size(input, "conv2d")
     _, after, (_, before, *_) = conv2d_geometry(size, weight.shape, None, stride, padding, dilation, groups)

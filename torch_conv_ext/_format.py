@@ -10,11 +10,8 @@ def is_channels_last(t: Tensor) -> bool:
     return t.stride(1) == 1 and t.stride(3) >= t.shape[1]
 
 
-def in_other_format(g: Tensor, channels_last: bool) -> Tensor:
-    """A cotangent in the format of the result that it belongs to, as torch brings it there.
-
-    The operands of the forward call so decide the format of the gradients, whatever the cotangent's is.
-    """
+def in_other_format(t: Tensor, channels_last: bool) -> Tensor:
+    """A copy in channels_last or, if not `channels_last`, in NCHW."""
     if channels_last:
-        return g.permute(0, 2, 3, 1).contiguous().permute(0, 3, 1, 2)
-    return g.contiguous()
+        return t.permute(0, 2, 3, 1).contiguous().permute(0, 3, 1, 2)
+    return t.contiguous()
