@@ -345,6 +345,34 @@ def test_revert_takes_all_of_ours_and_only_ours() -> None:
     assert [type(m) for m in model] == [nn.Conv2d, _Derived, nn.Conv2d, _Own]
 
 
+def test_revert_leaves_what_torch_nn_has_not() -> None:
+    """Each padding beyond torch.nn's, with the reason; padding modes and 'same' are torch.nn's too."""
+    ours, transposed = torch_conv_ext.Conv2d, torch_conv_ext.ConvTranspose2d
+    lazy = torch_conv_ext.LazyConvTranspose2d(4, 3, padding_mode="circular")
+    sides = ((0, 1), (1, 0))
+    left = {
+        "torch.nn has no padding='same' with a stride": ours(3, 4, 3, (1, 2), padding="same"),
+        "torch.nn has no padding for each side": ours(3, 4, 3, padding=sides, padding_mode="reflect"),
+        "torch.nn has no padding='same' of a transposed convolution": transposed(3, 4, 3, padding="same"),
+        "torch.nn has no padding='valid' of a transposed convolution": transposed(3, 4, 3, padding="valid"),
+        "torch.nn has no padding_mode='circular' of a transposed convolution": lazy,
+    }
+    model = nn.Sequential(*left.values(), transposed(3, 4, 3, padding=sides))
+    before = [type(m) for m in model]
+    report = revert(model)
+    assert report.swapped == {} and [type(m) for m in model] == before
+    reasons = [*left, "torch.nn has no padding for each side"]
+    assert report.left == {str(i): reason for i, reason in enumerate(reasons)}
+
+    model = nn.Sequential(
+        ours(3, 3, 3, padding="same", padding_mode="circular"), ours(3, 3, 3, 2, padding="valid")
+    ).double()
+    expected = model(image())
+    assert revert(model).left == {}
+    assert [type(m) for m in model] == [nn.Conv2d, nn.Conv2d]
+    close(model(image()), expected)
+
+
 def test_report_tells_what_torch_computes() -> None:
     """A swapped module in bfloat16 or on another device runs torch's operator, and here once it is moved."""
     model = nn.Sequential(nn.Conv2d(3, 4, 3, dtype=torch.bfloat16), nn.Conv2d(3, 4, 3, device="meta"))

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import shutil
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -74,6 +75,35 @@ def test_onnx(captured: str) -> None:
     session = onnxruntime.InferenceSession(exported.model_proto.SerializeToString())
     (result,) = session.run(None, {session.get_inputs()[0].name: X.numpy()})
     close(torch.from_numpy(result), model(nn)(X))
+
+
+SIDES: Any = ((0, 2), (1, 0))
+PADDED: dict[str, Callable[[], nn.Module]] = {
+    "same": lambda: torch_conv_ext.Conv2d(4, 6, 3, (2, 3), padding="same"),
+    "sides": lambda: torch_conv_ext.Conv2d(4, 6, (2, 3), 2, padding=SIDES),
+    "reflect": lambda: torch_conv_ext.Conv2d(4, 6, 3, padding=SIDES, padding_mode="reflect"),
+    "replicate": lambda: torch_conv_ext.Conv2d(4, 6, 3, padding="same", padding_mode="replicate"),
+    "circular": lambda: torch_conv_ext.Conv2d(4, 6, 3, 2, padding=1, padding_mode="circular"),
+    "transposed_same": lambda: torch_conv_ext.ConvTranspose2d(4, 6, 3, 2, padding="same"),
+    "transposed_sides": lambda: torch_conv_ext.ConvTranspose2d(4, 6, 3, 2, padding=SIDES, bias=False),
+    "transposed_circular": lambda: torch_conv_ext.ConvTranspose2d(4, 6, 4, 2, 1, padding_mode="circular"),
+}
+
+
+@pytest.mark.filterwarnings("ignore::DeprecationWarning", "ignore::FutureWarning")
+@pytest.mark.parametrize("layer", PADDED)
+def test_onnx_of_more_padding(layer: str) -> None:
+    """Padding that torch does not take, as standard nodes for even and odd heights."""
+    pytest.importorskip("onnxscript")
+    onnxruntime = pytest.importorskip("onnxruntime")
+    torch.manual_seed(0)
+    ours = PADDED[layer]().eval()
+    program: Any = torch.onnx.export(export(ours), dynamo=True, verbose=False)
+    assert {node.domain for node in program.model.graph} == {""}
+    session = onnxruntime.InferenceSession(program.model_proto.SerializeToString())
+    for x in (X, X[:, :, 1:]):
+        (result,) = session.run(None, {session.get_inputs()[0].name: x.numpy()})
+        close(torch.from_numpy(result), ours(x))
 
 
 SIZES = [*STRIDES, *DILATIONS, *PADDINGS, *GROUPS, *TRANSPOSED, *FREE]

@@ -121,6 +121,7 @@ def test_more_than_torch_nn(name: str, options: dict[str, Any], shown: str) -> N
     assert torch.equal(module(x), expected)
     assert torch.equal(module(x[0]), expected[0])
     check_copies(module, x)
+    assert torch.equal(torch.fx.symbolic_trace(torch.nn.Sequential(module))(x), expected)
     plain.load_state_dict(module.state_dict())
     module.load_state_dict(plain.state_dict())
 
@@ -260,6 +261,19 @@ def test_lazy_modules(name: str, options: dict[str, Any]) -> None:
     assert repr(ours) == repr(theirs) and not ours._forward_pre_hooks
     assert all(map(torch.equal, ours.parameters(), theirs.parameters()))
     close(run(ours, x), run(theirs, x))
+
+
+@pytest.mark.parametrize(("name", "options", "shown"), MORE.values(), ids=MORE)
+def test_lazy_modules_with_more_than_torch_nn(name: str, options: dict[str, Any], shown: str) -> None:
+    """The same module as one that was told the number of channels."""
+    lazy: Any = getattr(torch_conv_ext, f"Lazy{name}")(6, (3, 2), dtype=torch.float64, **options)
+    full: Any = getattr(torch_conv_ext, name)(4, 6, (3, 2), dtype=torch.float64, **options)
+    assert shown in repr(lazy)
+    x = torch.randn(2, 4, 7, 8, dtype=torch.float64)
+    y = lazy(x)
+    full.load_state_dict(lazy.state_dict())
+    assert torch.equal(y, full(x))
+    assert type(lazy) is type(full) and repr(lazy) == repr(full)
 
 
 @pytest.mark.parametrize("name", ["LazyConv2d", "LazyConvTranspose2d"])

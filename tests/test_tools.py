@@ -37,7 +37,7 @@ X = torch.randn(2, 4, 8, 9, generator=torch.Generator().manual_seed(1))
 
 
 class Functions(nn.Module):
-    """All four functions, called from a model of a user."""
+    """All functions, called from a model of a user."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -48,14 +48,25 @@ class Functions(nn.Module):
         z = torch_conv_ext.conv_transpose2d(y, weight=self.w, stride=2)
         dx = torch_conv_ext.conv2d_input((2, 4, 8, 9), self.w, y, padding=1)
         dw = torch_conv_ext.conv2d_weight(x, (4, 4, 3, 3), y, padding=1)
-        return z.sum() + dx.sum() + dw.sum()
+        u = torch_conv_ext.conv2d(x, self.w, None, 2, "same", padding_mode="reflect")
+        v = torch_conv_ext.conv_transpose2d(u, self.w, None, 2, ((1, 2), (0, 1)), padding_mode="circular")
+        du = torch_conv_ext.conv_transpose2d_input((2, 4, 4, 5), self.w, v, 2, ((1, 2), (0, 1)))
+        dv = torch_conv_ext.conv_transpose2d_weight(u, (4, 4, 3, 3), v, 2, ((1, 2), (0, 1)))
+        db = torch_conv_ext.conv2d_bias(v)
+        return torch.stack([t.sum() for t in (z, dx, dw, du, dv, db * db)])
+
+
+FUNCTIONS = [
+    *("conv2d", "conv_transpose2d", "conv2d_input", "conv2d_weight", "conv2d", "conv_transpose2d"),
+    *("conv_transpose2d_input", "conv_transpose2d_weight", "conv2d_bias"),
+]
 
 
 def test_fx_trace() -> None:
     """A traced model calls our functions, and so gives the bits of the model."""
     for module, names in (
         (model(torch_conv_ext), ["conv2d", "conv_transpose2d"]),
-        (Functions(), ["conv2d", "conv_transpose2d", "conv2d_input", "conv2d_weight"]),
+        (Functions(), FUNCTIONS),
     ):
         traced = torch.fx.symbolic_trace(module)
         targets = [node.target for node in traced.graph.nodes if node.op == "call_function"]
@@ -70,7 +81,7 @@ def test_fx_trace() -> None:
 
 
 @pytest.mark.filterwarnings("ignore:`torch.jit")
-@pytest.mark.parametrize("padding_mode", ["zeros", "reflect"])
+@pytest.mark.parametrize("padding_mode", ["zeros", "reflect", "circular"])
 def test_script(padding_mode: Any) -> None:
     """Scripted layers are made of torch's operators, as scripted layers of torch.nn, and can be saved."""
     ours = model(torch_conv_ext)
@@ -85,6 +96,28 @@ def test_script(padding_mode: Any) -> None:
     graph = str(loaded.inlined_graph)
     assert graph.count("aten::conv2d") == 3 and graph.count("aten::conv_transpose2d") == 1
     assert type(ours[0]) is torch_conv_ext.Conv2d
+
+
+SIDES: Any = ((0, 1), (1, 0))
+
+
+@pytest.mark.filterwarnings("ignore:`torch.jit")
+@pytest.mark.parametrize(
+    "module",
+    [
+        torch_conv_ext.Conv2d(4, 4, 3, 2, padding="same"),
+        torch_conv_ext.Conv2d(4, 4, 3, padding=SIDES),
+        torch_conv_ext.Conv2d(4, 4, 3, padding=SIDES, padding_mode="circular"),
+        torch_conv_ext.ConvTranspose2d(4, 4, 3, 2, padding="same"),
+        torch_conv_ext.ConvTranspose2d(4, 4, 3, padding=SIDES),
+        torch_conv_ext.ConvTranspose2d(4, 4, 3, padding_mode="circular"),
+    ],
+    ids=str,
+)
+def test_script_has_torchs_paddings_only(module: Any) -> None:
+    """What torch's operators do not take is an error, when it is scripted or when it runs."""
+    with pytest.raises((RuntimeError, torch.jit.Error)):
+        torch.jit.script(module)(X)
 
 
 def _scripted(x: Tensor, w: Tensor) -> Tensor:

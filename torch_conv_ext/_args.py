@@ -143,11 +143,13 @@ def conv2d_geometry(
     n, c, ih, iw = input_size
     co, ci, kh, kw = weight_size
     extent_h, extent_w = dilation[0] * (kh - 1) + 1, dilation[1] * (kw - 1) + 1
+    output_size = None
     if type(padding) is int and padding >= 0:
         before = after = padding, padding
     elif isinstance(padding, str):
         if is_same(padding):
-            output_size = -(-ih // stride[0]), -(-iw // stride[1])
+            # Rounded up without negative numbers: ONNX divides these towards zero.
+            output_size = (ih + stride[0] - 1) // stride[0], (iw + stride[1] - 1) // stride[1]
             before, after = same_sides((ih, iw), output_size, stride, (extent_h, extent_w))
         else:
             before = after = 0, 0
@@ -168,7 +170,8 @@ def conv2d_geometry(
         )
     if (ih == 0 or iw == 0) and n != 0 and c != 0:
         raise _empty_error(input_size)
-    output_size = (padded_h - extent_h) // stride[0] + 1, (padded_w - extent_w) // stride[1] + 1
+    if output_size is None:
+        output_size = (padded_h - extent_h) // stride[0] + 1, (padded_w - extent_w) // stride[1] + 1
     return output_size, after, (stride, before, dilation, groups)
 
 

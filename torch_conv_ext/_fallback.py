@@ -25,6 +25,7 @@ from torch_conv_ext._args import (
     is_nested,
     pair,
 )
+from torch_conv_ext._autograd import bias_gradient
 from torch_conv_ext._border import padded, reach
 
 
@@ -121,6 +122,11 @@ def conv2d_weight(
         input, padding = padded(input, before, after, "zeros"), 0
     dw: Tensor = grad.conv2d_weight(input, weight_size, grad_output, stride, padding, dilation, groups)
     return dw
+
+
+def conv2d_bias(grad_output: Tensor) -> Tensor:
+    check_batch(grad_output.shape, "grad_output", "conv2d_bias")
+    return bias_gradient(grad_output)
 
 
 def conv_transpose2d_input(

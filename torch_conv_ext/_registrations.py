@@ -94,7 +94,10 @@ for _operator, _decomposition, _fake in (
 
 
 def _flops(y: Shape, w: Shape) -> int:
-    """Two for each product in T, those with the padding's zeros included: torch's count for convolutions."""
+    """Two for each product in T, those with the padding's zeros included: torch's count for convolutions.
+
+    The strips of a padding mode (`_border`) are calls of their own, and counted beside.
+    """
     return 2 * y[0] * y[2] * y[3] * math.prod(w)
 
 

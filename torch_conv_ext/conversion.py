@@ -108,15 +108,16 @@ def revert(model: nn.Module) -> ConversionReport:
     """Swap this package's convolutions in a model for torch.nn's, in place: what `convert` did is undone.
 
     Every module whose class is one of this package's becomes torch.nn's, wherever it came from, also one that
-    was built as `torch_conv_ext.Conv2d`. So a reverted model needs this package no more, and a copy or a
-    loaded model can be reverted like the one that was converted. Of a model that had none of them before,
-    `convert` and `revert` leave every class, parameter and hook as it was.
+    was built as `torch_conv_ext.Conv2d`. Left are those with a padding that torch.nn's do not have, and
+    subclasses. Where none are left, the model needs this package no more. A copy or a loaded model can be
+    reverted like the one that was converted. Of a model that had none of them before, `convert` and `revert`
+    leave every class, parameter and hook as it was.
 
     Args:
         model: any module.
 
     Returns:
-        The report, with what was left and why: subclasses of this package's classes.
+        The report, with what was left and why.
 
     Raises:
         TypeError: not a torch.nn.Module.
@@ -180,7 +181,10 @@ def _reason_to_leave(module: nn.Module, to_ours: bool, is_known: bool) -> str:
     """Why a convolution is left as it is; '' for one that is swapped, and for all other modules."""
     if is_known:
         replaced = [name for name in ("forward", "_conv_forward") if name in vars(module)]
-        return f"its {replaced[0]}() was replaced on the instance" if replaced else ""
+        if replaced:
+            return f"its {replaced[0]}() was replaced on the instance"
+        lacking = "" if to_ours else modules.beyond_torch(module)
+        return f"torch.nn has no {lacking}" if lacking else ""
     cls = type(module)
     if is_parametrized(module):
         cls = cls.__bases__[0]

@@ -47,7 +47,7 @@ from torch_conv_ext._args import (
     conv2d_geometry,
     conv_transpose2d_geometry,
 )
-from torch_conv_ext._autograd import Forward, GradInput, GradWeight, bias_gradient, contract
+from torch_conv_ext._autograd import Forward, GradInput, GradWeight, contract
 from torch_conv_ext._border import extended_x, extended_y
 from torch_conv_ext._dispatch import elsewhere, has_kernel
 
@@ -265,8 +265,7 @@ def conv2d_bias(grad_output: Tensor) -> Tensor:
     Raises:
         RuntimeError: a gradient that is not 4-D.
     """
-    check_batch(grad_output.shape, "grad_output", "conv2d_bias")
-    return bias_gradient(grad_output)
+    return elsewhere(conv2d_bias, _fallback.conv2d_bias, grad_output)
 
 
 def conv_transpose2d_input(

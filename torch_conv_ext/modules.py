@@ -56,10 +56,11 @@ class Conv2d(torch.nn.Conv2d):
     def _conv_forward(self, input: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
         if self.padding_mode == "zeros":
             return conv2d(input, weight, bias, self.stride, self.padding, self.dilation, self.groups)
-        if torch.jit.is_scripting():  # the convolution there is torch's, which has no padding modes
+        if torch.jit.is_scripting():  # type: ignore[attr-defined]
+            # The convolution is torch's there, which has no padding modes.
             input = F.pad(input, self._reversed_padding_repeated_twice, mode=self.padding_mode)
             return conv2d(input, weight, bias, self.stride, (0, 0), self.dilation, self.groups)
-        else:  # noqa: RET505  TorchScript leaves out what it cannot compile only in a branch of its own
+        else:  # TorchScript leaves out what it cannot compile only in a branch of its own
             options = (self.stride, self.padding, self.dilation, self.groups)
             return conv2d(input, weight, bias, *options, padding_mode=self.padding_mode)
 
@@ -107,9 +108,9 @@ class ConvTranspose2d(torch.nn.ConvTranspose2d):
         With padding 'same' it chooses one of the sizes from which conv2d's 'same' gives the input's size.
         Raises ValueError for an output size that is not one of those possible.
         """
-        if torch.jit.is_scripting():
+        if torch.jit.is_scripting():  # type: ignore[attr-defined]
             return self._scripted(input, output_size)
-        else:  # noqa: RET505  TorchScript leaves out what it cannot compile only in a branch of its own
+        else:  # TorchScript leaves out what it cannot compile only in a branch of its own
             padding: Padding = self.padding
             output_padding = self.output_padding
             if output_size is not None:
@@ -209,3 +210,18 @@ def _set_padding(module: torch.nn.Conv2d | torch.nn.ConvTranspose2d, padding: An
     before, after = sides(padding, type(module).__name__)
     module.padding = tuple(zip(before, after, strict=True))  # type: ignore[arg-type]
     module._reversed_padding_repeated_twice = [before[1], after[1], before[0], after[0]]
+
+
+def beyond_torch(module: torch.nn.Module) -> str:
+    """Of the padding of one of the modules here, what torch.nn's module does not have; '' for nothing."""
+    padding: Padding = module.padding  # type: ignore[assignment]
+    transposed = isinstance(module, torch.nn.ConvTranspose2d)
+    if transposed and module.padding_mode != "zeros":
+        return f"padding_mode={module.padding_mode!r} of a transposed convolution"
+    if is_nested(padding):
+        return "padding for each side"
+    if isinstance(padding, str) and transposed:
+        return f"padding={padding!r} of a transposed convolution"
+    if padding == "same" and module.stride != (1, 1):
+        return "padding='same' with a stride"
+    return ""
