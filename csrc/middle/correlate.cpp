@@ -74,9 +74,9 @@ class Worker {
         lanes_(plan.panel_lanes()),
         cols_(item.col_last - item.col_first),
         block_(reads_blocks(c, plan) ? kernels.lanes : 1) {
-    source_ = scratch_.take<scalar_t>(plan.source_bytes / static_cast<int64_t>(sizeof(scalar_t)));
-    weight_ = scratch_.take<scalar_t>(plan.weight_bytes / static_cast<int64_t>(sizeof(scalar_t)));
-    tiles_ = scratch_.take<scalar_t>(plan.tile_bytes / static_cast<int64_t>(sizeof(scalar_t)));
+    source_ = scratch_.take_bytes<scalar_t>(plan.source_bytes);
+    weight_ = scratch_.take_bytes<scalar_t>(plan.weight_bytes);
+    tiles_ = scratch_.take_bytes<scalar_t>(plan.tile_bytes);
     size_t steps = 0;
     for (const KernelBlock& block : blocks)
       steps = std::max(steps, max_taps(block.rows) * max_taps(block.cols));

@@ -56,13 +56,10 @@ class Worker {
         pixel_(merged_ ? channels_ : line_stride(channels_, sizeof(scalar_t))),
         rows_(forward_axis(g.oH, g.iH, item.kh, g.stride_h, g.padding_h, g.dilation_h)),
         cols_(forward_axis(g.oW, g.iW, item.kw, g.stride_w, g.padding_w, g.dilation_w)) {
-    const auto take = [&](int64_t bytes) {
-      return scratch_.template take<scalar_t>(bytes / static_cast<int64_t>(sizeof(scalar_t)));
-    };
-    source_ = take(plan.source_bytes);
-    dy_ = take(plan.weight_bytes);
-    tiles_ = take(plan.tile_bytes);
-    steps_ = scratch_.template take<KStep>(plan.rows * plan.cols);
+    source_ = scratch_.take_bytes<scalar_t>(plan.source_bytes);
+    dy_ = scratch_.take_bytes<scalar_t>(plan.weight_bytes);
+    tiles_ = scratch_.take_bytes<scalar_t>(plan.tile_bytes);
+    steps_ = scratch_.take<KStep>(plan.rows * plan.cols);
   }
 
   void run() {

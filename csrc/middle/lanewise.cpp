@@ -44,13 +44,10 @@ class Worker {
         lanes_(kernels.lanes),
         out_h_(item.row_last - item.row_first),
         out_w_(item.col_last - item.col_first) {
-    const auto take = [&](int64_t bytes) {
-      return scratch_.template take<scalar_t>(bytes / static_cast<int64_t>(sizeof(scalar_t)));
-    };
-    source_ = take(plan.source_bytes);
-    weight_ = take(plan.weight_bytes);
-    tiles_ = take(plan.tile_bytes);
-    steps_ = scratch_.template take<KStep>(plan.kh_block * c.kW);
+    source_ = scratch_.take_bytes<scalar_t>(plan.source_bytes);
+    weight_ = scratch_.take_bytes<scalar_t>(plan.weight_bytes);
+    tiles_ = scratch_.take_bytes<scalar_t>(plan.tile_bytes);
+    steps_ = scratch_.take<KStep>(plan.kh_block * c.kW);
   }
 
   void run() {

@@ -45,13 +45,10 @@ class Worker {
         cols_(forward_axis(g.oW, g.iW, {0, g.kW}, g.stride_w, g.padding_w, g.dilation_w)),
         dy_rows_(identity_axis(g.oH)),
         dy_cols_(identity_axis(g.oW)) {
-    const auto take = [&](int64_t bytes) {
-      return scratch_.template take<scalar_t>(bytes / static_cast<int64_t>(sizeof(scalar_t)));
-    };
-    source_ = take(plan.source_bytes);
-    dy_ = take(plan.weight_bytes);
-    tiles_ = take(plan.tile_bytes);
-    steps_ = scratch_.template take<KStep>(plan.rows * plan.cols);
+    source_ = scratch_.take_bytes<scalar_t>(plan.source_bytes);
+    dy_ = scratch_.take_bytes<scalar_t>(plan.weight_bytes);
+    tiles_ = scratch_.take_bytes<scalar_t>(plan.tile_bytes);
+    steps_ = scratch_.take<KStep>(plan.rows * plan.cols);
   }
 
   void run() {

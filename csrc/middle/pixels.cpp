@@ -37,13 +37,10 @@ class Worker {
         rows_(make_source_runs(rows, item.row_first, item.row_last, false)),
         cols_(make_source_runs(cols, item.col_first, item.col_last, false)),
         keep_tiles_(c.C > plan.c_block) {
-    const auto take = [&](int64_t bytes) {
-      return scratch_.template take<scalar_t>(bytes / static_cast<int64_t>(sizeof(scalar_t)));
-    };
-    source_ = take(plan.source_bytes);
-    weight_ = take(plan.weight_bytes);
-    tiles_ = take(plan.tile_bytes);
-    steps_ = scratch_.template take<KStep>(c.kH * c.kW);
+    source_ = scratch_.take_bytes<scalar_t>(plan.source_bytes);
+    weight_ = scratch_.take_bytes<scalar_t>(plan.weight_bytes);
+    tiles_ = scratch_.take_bytes<scalar_t>(plan.tile_bytes);
+    steps_ = scratch_.take<KStep>(c.kH * c.kW);
     line_ = 0;
     for (size_t fh = 0; fh < rows.phases.size(); ++fh) {
       for (size_t fw = 0; fw < cols.phases.size(); ++fw) {

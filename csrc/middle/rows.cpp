@@ -57,12 +57,9 @@ class Worker {
         in_place_(cols.out_step == 1 && c.out.stride[3] == 1),
         keep_tiles_(c.C > plan.c_block),
         trims_(plan.kh_block > 8) {
-    const auto take = [&](int64_t bytes) {
-      return scratch_.template take<scalar_t>(bytes / static_cast<int64_t>(sizeof(scalar_t)));
-    };
-    source_ = take(plan.source_bytes);
-    weight_ = take(plan.weight_bytes);
-    tiles_ = take(plan.tile_bytes);
+    source_ = scratch_.take_bytes<scalar_t>(plan.source_bytes);
+    weight_ = scratch_.take_bytes<scalar_t>(plan.weight_bytes);
+    tiles_ = scratch_.take_bytes<scalar_t>(plan.tile_bytes);
     for (size_t fh = 0; fh < rows.phases.size(); ++fh) {
       for (size_t fw = 0; fw < cols.phases.size(); ++fw) add_jobs(fh, fw);
     }

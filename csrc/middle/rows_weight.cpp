@@ -44,11 +44,8 @@ class Worker {
         nh_(item.kh.end - item.kh.begin),
         rows_(forward_axis(g.oH, g.iH, item.kh, g.stride_h, g.padding_h, g.dilation_h)),
         cols_(forward_axis(g.oW, g.iW, {0, g.kW}, g.stride_w, g.padding_w, g.dilation_w)) {
-    const auto take = [&](int64_t bytes) {
-      return scratch_.template take<scalar_t>(bytes / static_cast<int64_t>(sizeof(scalar_t)));
-    };
-    source_ = take(plan.source_bytes);
-    sums_ = take(plan.tile_bytes);
+    source_ = scratch_.take_bytes<scalar_t>(plan.source_bytes);
+    sums_ = scratch_.take_bytes<scalar_t>(plan.tile_bytes);
   }
 
   void run() {

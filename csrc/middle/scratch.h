@@ -46,6 +46,11 @@ class Scratch {
     }
     return piece;
   }
+  // The elements that fit into so many bytes, as a plan counts its parts.
+  template <class T>
+  T* take_bytes(int64_t bytes) {
+    return take<T>(bytes / static_cast<int64_t>(sizeof(T)));
+  }
 
  private:
   std::byte* next_;

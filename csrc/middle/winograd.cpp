@@ -74,14 +74,11 @@ class Worker {
         tiles_((item.row_last - item.row_first) * tile_cols_),
         groups_(ceil_div(c.C, kernels.lanes)),
         v_plane_(plane_stride(groups_ * tiles_ * lanes_, lanes_)) {
-    const auto take = [&](int64_t bytes) {
-      return scratch_.template take<scalar_t>(bytes / static_cast<int64_t>(sizeof(scalar_t)));
-    };
-    v_ = take(plan.source_bytes);
-    u_ = take(plan.weight_bytes);
-    m_ = take(plan.tile_bytes);
-    edge_ = take(plan.edge_bytes);
-    steps_ = scratch_.template take<KStep>(lanes_);
+    v_ = scratch_.take_bytes<scalar_t>(plan.source_bytes);
+    u_ = scratch_.take_bytes<scalar_t>(plan.weight_bytes);
+    m_ = scratch_.take_bytes<scalar_t>(plan.tile_bytes);
+    edge_ = scratch_.take_bytes<scalar_t>(plan.edge_bytes);
+    steps_ = scratch_.take<KStep>(lanes_);
   }
 
   void run() {

@@ -51,14 +51,11 @@ class Worker {
         dy_rows_(dy_axis(g.oH)),
         dy_cols_(dy_axis(g.oW)),
         d_plane_(plane_stride(padded_ * plan.panel_lanes(), lanes_)) {
-    const auto take = [&](int64_t bytes) {
-      return scratch_.template take<scalar_t>(bytes / static_cast<int64_t>(sizeof(scalar_t)));
-    };
-    v_ = take(plan.source_bytes);
-    y_ = take(plan.weight_bytes);
-    d_ = take(plan.tile_bytes);
-    edge_ = take(plan.edge_bytes);
-    steps_ = scratch_.template take<KStep>(plan.rows * plan.cols);
+    v_ = scratch_.take_bytes<scalar_t>(plan.source_bytes);
+    y_ = scratch_.take_bytes<scalar_t>(plan.weight_bytes);
+    d_ = scratch_.take_bytes<scalar_t>(plan.tile_bytes);
+    edge_ = scratch_.take_bytes<scalar_t>(plan.edge_bytes);
+    steps_ = scratch_.take<KStep>(plan.rows * plan.cols);
   }
 
   // The channels ci of each panel whose gradient came out not finite are appended to `not_finite`.
