@@ -32,6 +32,13 @@ LARGER = [
     transposed("upsample", (17, 9), (19, 17), 4, 2, 1, n=3),
 ]
 
+# Channels that fill vectors, or nearly, several K blocks of them, and several panels.
+VECTORS_OF_CHANNELS = [
+    conv("full_vectors", (64, 64), (9, 11), 3, padding=1, n=1),
+    conv("nearly_full_vectors", (95, 96), (7, 9), 3, stride=2, padding=1),
+    conv("full_vectors_in_groups", (32, 80), (8, 8), 3, padding=2, dilation=2, groups=2),
+]
+
 
 def compute(contraction: Contraction, case: Geometry, dtype: torch.dtype, layout: str) -> Tensor:
     a, b = (operand(case, name, dtype, layout) for name in (contraction.first, contraction.second))
@@ -97,6 +104,20 @@ def test_every_algorithm(
     bias = bias_of(contraction, case, torch.float32)
     for n in range(case.n):
         assert same_bits(contraction(case, a[n : n + 1], b, bias)[0], expected[n]), f"sample {n} differs"
+
+
+# result in channels_last = result in NCHW, bit for bit: the direct algorithm packs and stores in another way,
+# and adds in the same order.
+@pytest.mark.parametrize("algorithm", ["direct"], indirect=True)
+@pytest.mark.parametrize("contraction", CONTRACTIONS, ids=str)
+@pytest.mark.parametrize("case", [*LARGER, *VECTORS_OF_CHANNELS], ids=str)
+def test_layouts_by_the_direct_algorithm(
+    case: Geometry, contraction: Contraction, algorithm: str, isa: str, threads: int
+) -> None:
+    for dtype in DTYPES:
+        expected = compute(contraction, case, dtype, "contiguous")
+        result = compute(contraction, case, dtype, "channels_last")
+        assert same_bits(result.contiguous(), expected), f"{dtype}: the layouts differ"
 
 
 # The batch may be any number of samples, and a sample may stand at any place in it.

@@ -46,6 +46,105 @@ HUGE = [
     free("billions_of_pixels", (1, 1), (1 << 20, 1 << 20), (1 << 20, 1 << 20), (3, 3)),
 ]
 
+# What well-known layers are computed by: in both layouts, or NCHW / channels_last; "-" is left open. Only
+# choices whose estimates are clearly apart stand here, by a quarter or more.
+Choices = dict[str, str]
+KNOWN: list[tuple[Geometry, Choices]] = [
+    (
+        conv("resnet_3x3", (64, 64), 56, 3, padding=1),
+        {"forward": "winograd", "grad_input": "winograd", "grad_weight": "winograd"},
+    ),
+    (
+        conv("resnet_3x3_256_channels", (256, 256), 14, 3, padding=1),
+        {"forward": "winograd", "grad_input": "winograd", "grad_weight": "winograd"},
+    ),
+    (
+        conv("resnet_first_layer", (3, 64), 224, 7, stride=2, padding=3),
+        {"forward": "direct", "grad_weight": "direct"},
+    ),
+    (
+        conv("resnet_3x3_stride_2", (128, 128), 56, 3, stride=2, padding=1),
+        {"forward": "direct", "grad_weight": "direct"},
+    ),
+    (conv("resnet_pointwise", (256, 64), 56, 1), {"forward": "direct", "grad_input": "direct"}),
+    (
+        conv("alexnet_first_layer", (3, 64), 224, 11, stride=4, padding=2),
+        {"forward": "direct", "grad_weight": "direct"},
+    ),
+    (
+        conv("deeplab_dilation_12", (512, 256), 28, 3, padding=12, dilation=12),
+        {"forward": "direct", "grad_input": "direct"},
+    ),
+    (
+        conv("inception_1x7", (192, 192), 17, (1, 7), padding=(0, 3)),
+        {"forward": "direct", "grad_input": "direct"},
+    ),
+    (conv("mnist_first_layer", (1, 16), 28, 3, padding=1), {"forward": "direct"}),
+    (
+        conv("mobilenet_depthwise_14", (1, 1), 14, 3, padding=1, groups=512),
+        {"forward": "lanewise", "grad_input": "lanewise", "grad_weight": "lanewise"},
+    ),
+    (
+        conv("mobilenet_depthwise_stride_2", (1, 1), 56, 3, stride=2, padding=1, groups=144),
+        {"forward": "lanewise", "grad_input": "lanewise", "grad_weight": "lanewise"},
+    ),
+    (
+        conv("convnext_depthwise_7x7", (1, 1), 14, 7, padding=3, groups=384),
+        {"forward": "lanewise", "grad_input": "lanewise", "grad_weight": "lanewise"},
+    ),
+    (
+        conv("replknet_depthwise_31x31", (1, 1), 14, 31, padding=15, groups=384),
+        {"forward": "lanewise", "grad_input": "lanewise", "grad_weight": "lanewise"},
+    ),
+    (
+        conv("one_channel_31x31", (1, 1), 128, 31, padding=15),
+        {"forward": "rows / -", "grad_input": "rows / -", "grad_weight": "rows / -"},
+    ),
+    (conv("one_channel_3x3", (1, 1), 512, 3, padding=1), {"grad_weight": "rows / -"}),
+    (conv("vdsr_last_layer", (64, 1), 41, 3, padding=1), {"grad_weight": "exchanged"}),
+    (conv("segmentation_head_1x1", (64, 1), 128, 1), {"grad_input": "pixels / direct"}),
+    (
+        conv("vit_patches", (3, 768), 224, 16, stride=16),
+        {"grad_input": "subpixel", "grad_weight": "direct"},
+    ),
+    (
+        conv("convnext_first_layer", (3, 96), 224, 4, stride=4),
+        {"forward": "direct", "grad_input": "subpixel", "grad_weight": "direct"},
+    ),
+    (
+        transposed("dcgan_last_layer", (3, 64), 32, 4, stride=2, padding=1),
+        {"forward": "direct", "grad_weight": "direct"},
+    ),
+    (
+        transposed("vocoder_upsampling", (1, 32), (1, 8192), (1, 16), stride=(1, 8), padding=(0, 4)),
+        {"grad_input": "subpixel", "grad_weight": "direct"},
+    ),
+]
+# The same where vectors have 32 bytes or more; with the portable kernels' 16 bytes these estimates lie close
+# together.
+KNOWN_OF_LONG_VECTORS: list[tuple[Geometry, Choices]] = [
+    (conv("resnet_first_layer", (3, 64), 224, 7, stride=2, padding=3), {"grad_input": "pixels"}),
+    (
+        conv("mobilenet_depthwise_112", (1, 1), 112, 3, padding=1, groups=32),
+        {"forward": "rows / lanewise", "grad_input": "rows / lanewise", "grad_weight": "- / lanewise"},
+    ),
+    (conv("two_channels_per_group", (2, 2), 56, 3, padding=1, groups=64), {"forward": "- / lanewise"}),
+    (
+        conv("resnext_four_channels_per_group", (4, 4), 56, 3, padding=1, groups=32),
+        {"forward": "pixels / -", "grad_input": "pixels / -"},
+    ),
+    (
+        conv("rgb_head", (64, 3), 256, 3, padding=1),
+        {"forward": "pixels / winograd", "grad_weight": "exchanged"},
+    ),
+    (conv("srcnn_last_layer", (32, 1), 96, 5, padding=2), {"forward": "rows", "grad_weight": "exchanged"}),
+    (conv("one_channel_3x3", (1, 1), 512, 3, padding=1), {"forward": "rows / -", "grad_input": "rows / -"}),
+    (
+        conv("encodec_first_layer", (1, 32), (1, 24_000), (1, 7), padding=(0, 3)),
+        {"forward": "pixels / direct", "grad_weight": "direct"},
+    ),
+]
+
 
 def plan_of(
     contraction: Contraction, case: Geometry, dtype: str = "float32", layout: str = "nchw"
@@ -131,6 +230,20 @@ def test_explains_itself(contraction: Contraction, isa: str) -> None:
 def test_grid_reaches_every_algorithm(dtype: str, contraction: Contraction, isa: str) -> None:
     chosen = {plan_of(contraction, case, dtype)["algorithm"] for case in CASES}
     assert chosen == ALGORITHMS[contraction.name]
+
+
+# plan(layer) = what the tables above say, in float32.
+def test_algorithms_of_well_known_layers(isa: str) -> None:
+    known = KNOWN if isa == "portable" else KNOWN + KNOWN_OF_LONG_VECTORS
+    wrong = []
+    for case, choices in known:
+        for contraction in CONTRACTIONS:
+            expected = choices.get(contraction.name, "-").split(" / ")
+            for layout, algorithm in zip(LAYOUTS, (expected[0], expected[-1]), strict=True):
+                chosen = plan_of(contraction, case, "float32", layout)["algorithm"]
+                if algorithm not in ("-", chosen):
+                    wrong.append(f"{case} {contraction} {layout}: {chosen}, expected {algorithm}")
+    assert not wrong, "\n".join(wrong)
 
 
 # Another contraction, dtype or geometry gives another plan.
