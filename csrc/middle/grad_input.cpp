@@ -17,7 +17,7 @@ template <class scalar_t>
 void as_subpixel(Correlation<scalar_t>& c, const ConvGeometry& g) {
   const SubpixelAxis h = subpixel_axis(g.iH, g.kH, g.stride_h, g.padding_h);
   const SubpixelAxis w = subpixel_axis(g.iW, g.kW, g.stride_w, g.padding_w);
-  c.subpixel = {g.stride_h, g.stride_w, h.first, w.first, g.iH, g.iW, g.kH, g.kW};
+  c.subpixel = {g.stride_h, g.stride_w, h.first, w.first, g.iH, g.iW};
   c.O *= c.subpixel.lanes();
   c.kH = h.taps, c.kW = w.taps, c.out_h = h.results, c.out_w = w.results;
   // Result j reads source j + first - q: the axis of a stride-1 grad_input with padding `first`.

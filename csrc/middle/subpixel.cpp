@@ -9,7 +9,7 @@ namespace tce {
 SubpixelAxis subpixel_axis(int64_t i_size, int64_t k, int64_t stride, int64_t padding) {
   // Pixels 0, ..., i_size - 1 are a*stride + r - padding for the a from floor(padding / stride) on.
   const int64_t a_first = floor_div(padding, stride), a_last = floor_div(i_size - 1 + padding, stride);
-  return {i_size > 0 ? a_last - a_first + 1 : 0, ceil_div(k, stride), a_first * stride - padding, a_first};
+  return {i_size > 0 ? a_last - a_first + 1 : 0, k / stride, a_first * stride - padding, a_first};
 }
 
 namespace {
@@ -33,16 +33,12 @@ void pack_subpixel_weight(const Kernels<scalar_t>& kernels, const WeightView<sca
                           int64_t first, int64_t valid, int64_t panel_lanes, int64_t channels, KRange q_h,
                           KRange q_w, scalar_t* dst) {
   const int64_t n_w = q_w.end - q_w.begin, taps = (q_h.end - q_h.begin) * n_w;
-  // Zero where a lane is empty, and where the kernel ends before its last residue.
-  std::fill_n(dst, channels * taps * panel_lanes, scalar_t(0));
+  if (valid < panel_lanes) std::fill_n(dst, channels * taps * panel_lanes, scalar_t(0));
   each_piece(s, first, valid, [&](int64_t lane, int64_t o, int64_t r_h, int64_t r_w, int64_t length) {
     for (int64_t i = q_h.begin; i < q_h.end; ++i) {
-      const int64_t kh = r_h + i * s.step_h;
-      if (kh >= s.kernel_h) break;
       for (int64_t j = q_w.begin; j < q_w.end; ++j) {
-        const int64_t kw = r_w + j * s.step_w;
-        if (kw >= s.kernel_w) break;
-        kernels.copy_2d({channels, std::min(length, s.kernel_w - kw), w.channel, w.kw, taps * panel_lanes, 1},
+        const int64_t kh = r_h + i * s.step_h, kw = r_w + j * s.step_w;
+        kernels.copy_2d({channels, length, w.channel, w.kw, taps * panel_lanes, 1},
                         w.data + o * w.lane + kh * w.kh + kw * w.kw,
                         dst + ((i - q_h.begin) * n_w + j - q_w.begin) * panel_lanes + lane);
       }

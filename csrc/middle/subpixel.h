@@ -2,8 +2,9 @@
 // tile.
 //
 // dX[c, a*S + r - padding] reads dY[., a - q] with the kernel's element r + q*S, for every residue r alike.
-// So S_h * S_w pixels of O channels are one correlation with O * S_h * S_w channels, stride 1 and ceil(k / S)
-// taps, whose result is shuffled into place:
+// So S_h * S_w pixels of O channels are one correlation with O * S_h * S_w channels, stride 1 and k / S taps,
+// whose result is shuffled into place. k is a multiple of S: the plan declines others, where some of the pixels
+// would lack a tap, and a zero in its place would make a NaN of an Inf.
 //
 //   lane (o, r_h, r_w) of result (a_h, a_w)
 //       ->  channel o, pixel (a_h*S_h + r_h - padding_h, a_w*S_w + r_w - padding_w)
@@ -24,7 +25,6 @@ struct Subpixel {
   int64_t step_h = 1, step_w = 1;
   int64_t first_h = 0, first_w = 0;  // pixel of residue 0 of result (0, 0); negative in the padding
   int64_t image_h = 0, image_w = 0;
-  int64_t kernel_h = 0, kernel_w = 0;
 
   int64_t lanes() const { return step_h * step_w; }  // of a channel
 };
