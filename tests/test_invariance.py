@@ -32,6 +32,12 @@ LARGER = [
     transposed("upsample", (17, 9), (19, 17), 4, 2, 1, n=3),
 ]
 
+PAST_THE_CACHES = [
+    conv("past_the_caches_dense", (64, 64), 64, 1, n=15),
+    conv("past_the_caches_groups", (2, 2), 64, 3, padding=1, groups=32, n=15),
+    conv("past_the_caches_odd", (1, 1), (61, 63), 3, padding=1, groups=63, n=16),
+]
+
 # Channels that fill vectors, or nearly, several K blocks of them, and several panels.
 VECTORS_OF_CHANNELS = [
     conv("full_vectors", (64, 64), (9, 11), 3, padding=1, n=1),
@@ -104,6 +110,25 @@ def test_every_algorithm(
     bias = bias_of(contraction, case, torch.float32)
     for n in range(case.n):
         assert same_bits(contraction(case, a[n : n + 1], b, bias)[0], expected[n]), f"sample {n} differs"
+
+
+# batch[n] = the sample alone, where only the batch is large enough to be written past the caches, in rows of
+# whole aligned vectors and in others.
+@pytest.mark.parametrize("algorithm", ["direct", "lanewise"], indirect=True)
+@pytest.mark.parametrize("threads", [2], indirect=True)
+@pytest.mark.parametrize("layout", LAYOUT_NAMES)
+@pytest.mark.parametrize("contraction", [FORWARD, GRAD_INPUT], ids=str)
+@pytest.mark.parametrize("case", PAST_THE_CACHES, ids=str)
+def test_large_results(
+    case: Geometry, contraction: Contraction, layout: str, algorithm: str, isa: str, threads: int
+) -> None:
+    a, b = (operand(case, name, torch.float32, layout) for name in (contraction.first, contraction.second))
+    bias = bias_of(contraction, case, torch.float32)
+    batch = contraction(case, a, b, bias)
+    assert batch.nbytes > 14 << 20
+    for n in (0, case.n // 2, case.n - 1):
+        alone = contraction(case, a[n : n + 1], b, bias)
+        assert same_bits(alone[0], batch[n]), f"sample {n} differs"
 
 
 # result in channels_last = result in NCHW, bit for bit: the direct algorithm packs and stores in another way,
