@@ -54,14 +54,15 @@ struct RowSegment {
   int32_t rows;  // at least mr - 1
 };
 
-// `tiles` tiles of mr result rows, one below the other, and nv vectors of columns (the rows algorithm); w[k][u] are
-// the weights of a channel:
+// `tiles` tiles of mr result rows, one below the other, and nv vectors of columns (the rows algorithm);
+// w[k][u] are the weights of a channel:
 //
 //   result[r * result_row + j] = start + sum over o < outer, segments s, k < s.rows, u < width of
 //       w[o * w_outer + s.w + k * width + u] * x[o * x_outer + s.x + (r + k) * x_row + taps[u] + j]
 //
-//   0 <= r < tiles * mr, 0 <= j < cols, (nv - 1) * lanes < cols <= nv * lanes.  A loaded row of x serves up to mr rows of
-//   the result. With accumulate the sum is added to the tile instead. x is read up to nv * lanes columns.
+//   0 <= r < tiles * mr, 0 <= j < cols, (nv - 1) * lanes < cols <= nv * lanes.  A loaded row of x serves up to
+//   mr rows of the result. With accumulate the sum is added to the tile instead. x is read up to nv * lanes
+//   columns.
 template <class scalar_t>
 struct RowProblem {
   const scalar_t* x;
@@ -83,7 +84,7 @@ struct RowProblem {
 // The weight gradient of kh x kw kernel elements, one sum for each lane:
 //
 //   sums[k * sums_row + u * lanes + l] += sum over h < rows, and j = l, l + lanes, ... < cols, of
-//       dy[h * dy_row + j] * x[(h + k) * x_row + taps[u] + j]             0 <= k < kh, 0 <= u < kw;  rows >= kh - 1
+//       dy[h * dy_row + j] * x[(h + k) * x_row + taps[u] + j]       0 <= k < kh, 0 <= u < kw;  rows >= kh - 1
 template <class scalar_t>
 struct RowWeightProblem {
   const scalar_t* x;
@@ -127,7 +128,8 @@ struct Kernels {
   void (*row_weight_kernel[kMaxWeightRows + 1][kMaxWeightCols + 1])(
       const RowWeightProblem<scalar_t>&);  // [kh][kw], or null
   void (*copy_2d)(const Copy2d&, const scalar_t* src, scalar_t* dst);
-  // dst[p * lanes + l] = src[p * src_pixel + channel[l]] of `pixels` pixels; channel[l] < channels <= 2 * lanes.
+  // dst[p * lanes + l] = src[p * src_pixel + channel[l]] of `pixels` pixels;
+  // channel[l] < channels <= 2 * lanes.
   void (*spread)(const scalar_t* src, int64_t src_pixel, int64_t pixels, int64_t channels,
                  const int32_t* channel, scalar_t* dst);
 

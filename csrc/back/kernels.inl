@@ -233,8 +233,8 @@ constexpr void fill_rows(Kernels<scalar_t>& k, std::integer_sequence<int, I...>)
   }
 }
 
-// Every tile whose accumulators, with a vector of x for each nv (a vector of dY) and one broadcast, find room in
-// `Registers`.
+// Every tile whose accumulators, with a vector of x for each nv (a vector of dY) and one broadcast, find room
+// in `Registers`.
 template <class scalar_t, int Registers, int NV, int... I>
 constexpr void fill_row_tiles(Kernels<scalar_t>& k, std::integer_sequence<int, I...>) {
   ((k.row_kernel[NV][I + 1] = (I + 2) * NV < Registers ? row_kernel < scalar_t,

@@ -1,5 +1,5 @@
-// The kernels of the rows algorithm (contracts in kernels.h): lanes are neighbouring columns, so everything is
-// read and written along memory. Included by kernels.inl.
+// The kernels of the rows algorithm (contracts in kernels.h): lanes are neighbouring columns, so everything
+// is read and written along memory. Included by kernels.inl.
 
 #pragma once
 

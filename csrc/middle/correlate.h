@@ -48,7 +48,8 @@ struct Region {
 };
 
 // By the algorithm of the plan: direct (correlate.cpp), winograd (winograd.cpp), pixels (pixels.cpp),
-// lanewise (lanewise.cpp) or rows (rows.cpp). `direct`: the direct algorithm's plan, for what Winograd finds not finite.
+// lanewise (lanewise.cpp) or rows (rows.cpp). `direct`: the direct algorithm's plan, for what Winograd finds
+// not finite.
 template <class scalar_t>
 void correlate_as_planned(const Correlation<scalar_t>& correlation, const Plan& plan, const Plan& direct,
                           const Kernels<scalar_t>& kernels, int threads);

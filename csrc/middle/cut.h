@@ -23,7 +23,8 @@ PanelCut cut_correlation(const Plan& plan, const CorrelationSize& size, int64_t 
 
 PanelCut cut_winograd(const Plan& plan, const CorrelationSize& size, int64_t channels, int threads);
 
-// Groups (pixels) or blocks of groups (lanewise) of an item; `others`: images and chunks of an image.
+// Groups (pixels, rows) or blocks of a vector's lanes (lanewise) of an item; `others`: images and chunks of
+// an image.
 int64_t cut_groups(const Plan& plan, int64_t groups, int64_t others, int threads);
 
 struct WeightCut {

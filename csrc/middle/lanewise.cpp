@@ -1,21 +1,21 @@
 // forward and grad_input with lanes over channels: depthwise convolution, where a group has one channel, and
 // groups of a few channels. Nothing is broadcast and no lane is wasted, whatever the width of the image.
 //
-// Lanes are groups, or (Plan::spread) neighbouring result channels: where channels lie side by side, a pixel of X is
-// then spread to the lanes of the groups that read it, and results go to the tensor as they are.
+// Lanes are groups, or (Plan::spread) neighbouring result channels: where channels lie side by side, a pixel
+// of X is then spread to the lanes of the groups that read it, and results go to the tensor as they are.
 //
 // Loops, outermost first, with what each holds:
 //
 //   item (image, blocks, rows, columns)       one thread; disjoint results
-//     block (as many groups as lanes)         summed planes packed: [c][height][width][lanes]   L2
+//     block (a vector's lanes)                summed planes packed: [c][height][width][lanes]   L2
 //       result channel of a group             weights packed: [c][kh][kw][lanes]                L1
 //         row and column phase
 //           row taps of the phase (kh_block)  steps: offsets of these taps                      L1
 //             row, tile (mr pixels)           microkernel, lane by lane: sum over c and taps    registers
 //         then: the tiles to the tensor, transposed where its layout asks for it
 //
-// Depthwise sources whose channels lie side by side could be read without packing; that was tried and is slower: pixels
-// a power of two apart fall into few sets of L1, and nothing is fetched ahead.
+// Depthwise sources whose channels lie side by side could be read without packing; that was tried and is
+// slower: pixels a power of two apart fall into few sets of L1, and nothing is fetched ahead.
 
 #include <algorithm>
 #include <vector>

@@ -243,8 +243,8 @@ void pack_blocked(const Kernels<scalar_t>& kernels, const TensorView<const scala
 
 namespace {
 
-// Calls visit(h, w, at, height, width) for every rectangle of the packed plane that lies inside the image: source
-// position, packed pixel, size.
+// Calls visit(h, w, at, height, width) for every rectangle of the packed plane that lies inside the image:
+// source position, packed pixel, size.
 template <class F>
 void each_rectangle(const SourceRuns& rows, const SourceRuns& columns, int64_t source_h, int64_t source_w,
                     F&& visit) {

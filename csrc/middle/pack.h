@@ -78,7 +78,8 @@ template <class scalar_t>
 void pack_channel_major(const Kernels<scalar_t>& kernels, const TensorView<const scalar_t>& x,
                         int64_t channels, int64_t source_w, const RowSlots& rows, const SourceRuns& columns,
                         scalar_t* dst);
-// `stride`: from column to column in dst, >= channels; the elements between are zero, or with `loose` left as they are.
+// `stride`: from column to column in dst, >= channels; the elements between are zero, or with `loose` left as
+// they are.
 template <class scalar_t>
 void pack_pixel_major(const Kernels<scalar_t>& kernels, const TensorView<const scalar_t>& x, int64_t channels,
                       int64_t stride, int64_t source_w, const RowSlots& rows, const SourceRuns& columns,
@@ -94,8 +95,8 @@ void pack_blocked(const Kernels<scalar_t>& kernels, const TensorView<const scala
 //   src   element (c, h, w) at c * src_c + h * src_h + w * src_w
 //   dst   channel c's packed pixel i, counted row by row, at c * dst_c + i * dst_px
 //
-// What lies outside the image is written with `clear` only: planes that follow in the same place keep it. Lanes of
-// dst_px that have no channel (dst_px > 1) hold zeros, or what the planes before them left.
+// What lies outside the image is written with `clear` only: planes that follow in the same place keep it.
+// Lanes of dst_px that have no channel (dst_px > 1) hold zeros, or what the planes before them left.
 struct PlaneStrides {
   int64_t src_c, src_h, src_w, dst_c, dst_px;
 };
@@ -107,8 +108,8 @@ void pack_planes(const Kernels<scalar_t>& kernels, const scalar_t* src, const Pl
                  const SourceRuns& columns, bool clear, scalar_t* dst, scalar_t* spare = nullptr,
                  int64_t spare_pixels = 0);
 
-// The plane of lanes, dst[height][width][lanes]: lane l is channel[l] of the `channels` (at most 2 * lanes) that lie side
-// by side from src on.
+// The plane of lanes, dst[height][width][lanes]: lane l is channel[l] of the `channels` (at most 2 * lanes)
+// that lie side by side from src on.
 template <class scalar_t>
 void spread_plane(const Kernels<scalar_t>& kernels, const scalar_t* src, int64_t src_h, int64_t src_w,
                   int64_t channels, const int32_t* channel, int64_t source_h, int64_t source_w,

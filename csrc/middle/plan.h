@@ -33,8 +33,8 @@ struct PlanOptions {
 
 // What a plan knows of where the tensors of a call lie: things that are the same for one sample and for many.
 struct Layout {
-  // Rows of an image follow each other without a gap, so that the image of a pointwise convolution may be seen as
-  // one long row.
+  // Rows of an image follow each other without a gap, so that the image of a pointwise convolution may be
+  // seen as one long row.
   bool rows_merge;
   bool columns_inner;   // neighbouring columns lie side by side (contiguous)
   bool channels_inner;  // neighbouring channels do (channels_last)
@@ -48,7 +48,8 @@ struct Plan {
   const char* isa;
   int element_size;
   int lanes;  // of a vector
-  // Of a tile (for the pixels algorithm nv counts vectors of pixels, and mr result channels):
+  // Of a tile (pixels: nv counts vectors of pixels, and mr result channels; rows: vectors of columns, and
+  // rows):
   int nv;  // vectors of lanes; a panel is nv * lanes result channels wide
   int mr;  // largest number of rows
   Layout layout;
@@ -56,14 +57,14 @@ struct Plan {
 
   // K block: the terms that one microkernel call sums before the tile goes to memory.
   int64_t c_block;             // summed channels (grad_weight: Ci of an item)
-  int64_t kh_block, kw_block;  // kernel elements (lanewise: kh_block counts the row taps of a phase)
+  int64_t kh_block, kw_block;  // kernel elements (lanewise, rows: kh_block counts the row taps of a phase)
 
   bool spread;  // lanewise: lanes are result channels, not groups
 
   // Chunk: the pixels (Winograd: tiles of 4x4 pixels) that an item holds in scratch at a time. forward,
   // grad_input: of the result; grad_weight: of dY.
   int64_t rows, cols;
-  int64_t panels;  // most panels of an item
+  int64_t panels;  // most panels of an item (lanewise grad_weight: blocks of groups)
 
   // Parts of scratch_bytes: packed source; packed weights (grad_weight: dY); tiles; and for Winograd, whose
   // first two are transformed, what is not: pixels and kernels before their transform, results after theirs.
@@ -106,8 +107,8 @@ ConvGeometry as_pointwise(const ConvGeometry& geometry);
 bool batch_is_row(const ConvGeometry& geometry);
 constexpr int64_t kBatchRow = 64;
 
-// The direct algorithm packs channels that lie side by side in blocks of a vector, where they fill these or nearly:
-// an empty lane costs what a channel costs.
+// The direct algorithm packs channels that lie side by side in blocks of a vector, where they fill these or
+// nearly: an empty lane costs what a channel costs.
 inline bool fills_blocks(int64_t channels, int64_t c_block, int64_t lanes) {
   return (c_block % lanes == 0 || c_block >= channels) &&
          20 * ceil_div(channels, lanes) * lanes <= 23 * channels;

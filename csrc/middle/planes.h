@@ -1,9 +1,10 @@
 // Three algorithms on packed planes, for layers whose groups have few channels. A tap is one offset into the
 // planes for all pixels of a phase, so none packs per row of the result.
 //
-//   pixels     lanes are pixels, a tile's rows a group's result channels    few of these: RGB heads, ResNeXt
-//   lanewise   lanes are groups, a tile's rows pixels (grad_weight: kw)     many small groups, channels side by side
-//   rows       lanes are columns, a tile's rows rows (grad_weight: taps)    depthwise, columns side by side
+//   pixels     lanes are pixels, a tile's rows a group's result channels      few of these: RGB heads, ResNeXt
+//   lanewise   lanes are groups, or neighbouring result channels of small     many groups: channels side by
+//              groups; a tile's rows pixels (grad_weight: kw)                 side, small maps, strides
+//   rows       lanes are columns, a tile's rows rows (grad_weight: taps)      depthwise, columns side by side
 
 #pragma once
 
@@ -14,8 +15,8 @@
 
 namespace tce {
 
-// What a thread computes at a time of forward or grad_input: some groups (lanewise: blocks of groups), rows and
-// columns of one image.
+// What a thread computes at a time of forward or grad_input: some groups (lanewise: blocks of a vector's
+// lanes), rows and columns of one image.
 struct PlaneItem {
   int64_t n, first, last;
   int64_t row_first, row_last, col_first, col_last;

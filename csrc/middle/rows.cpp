@@ -191,8 +191,8 @@ class Worker {
     return mr;
   }
 
-  // The segments of the tiles from j on; without the kernel rows that read nothing but padding if `trims_`: with a
-  // large kernel on a small image these are most. Returns their number.
+  // The segments of the tiles from j on; without the kernel rows that read nothing but padding if `trims_`:
+  // with a large kernel on a small image these are most. Returns their number.
   int64_t make_segments(const Job& job, int64_t j, int64_t mr) {
     size_t count = 0;
     for (size_t s = 0; s < job.segments.size(); ++s) {

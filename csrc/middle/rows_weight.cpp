@@ -1,6 +1,6 @@
-// grad_weight with lanes over the columns of a row: depthwise convolution and small groups where columns lie side
-// by side. dY is read where it lies, X from packed planes; a lane sums its columns, and at the end the lanes are
-// added.
+// grad_weight with lanes over the columns of a row: depthwise convolution and small groups where columns lie
+// side by side. dY is read where it lies, X from packed planes; a lane sums its columns, and at the end the
+// lanes are added.
 //
 // Loops, outermost first, with what each holds:
 //

@@ -3,8 +3,8 @@
 //
 // dX[c, a*S + r - padding] reads dY[., a - q] with the kernel's element r + q*S, for every residue r alike.
 // So S_h * S_w pixels of O channels are one correlation with O * S_h * S_w channels, stride 1 and k / S taps,
-// whose result is shuffled into place. k is a multiple of S: the plan declines others, where some of the pixels
-// would lack a tap, and a zero in its place would make a NaN of an Inf.
+// whose result is shuffled into place. k is a multiple of S: the plan declines others, where some of the
+// pixels would lack a tap, and a zero in its place would make a NaN of an Inf.
 //
 //   lane (o, r_h, r_w) of result (a_h, a_w)
 //       ->  channel o, pixel (a_h*S_h + r_h - padding_h, a_w*S_w + r_w - padding_w)
