@@ -3,7 +3,7 @@
     from torch_conv_ext import settings
 
     settings.winograd                        # True: Winograd may be used; the default
-    settings.winograd = False                # from now on the direct algorithm everywhere
+    settings.winograd = False                # from now on without Winograd
     with settings.override(winograd=False):  # only inside of the block
         y = conv2d(x, w, padding=1)
 
