@@ -60,7 +60,7 @@ struct RowSegment {
 //   result[r * result_row + j] = start + sum over o < outer, segments s, k < s.rows, u < width of
 //       w[o * w_outer + s.w + k * width + u] * x[o * x_outer + s.x + (r + k) * x_row + taps[u] + j]
 //
-//   0 <= r < tiles * mr, 0 <= j < cols, (nv - 1) * lanes < cols <= nv * lanes.  A loaded row of x serves up to
+// 0 <= r < tiles * mr, 0 <= j < cols, (nv - 1) * lanes < cols <= nv * lanes. A loaded row of x serves up to
 //   mr rows of the result. With accumulate the sum is added to the tile instead. x is read up to nv * lanes
 //   columns.
 template <class scalar_t>

@@ -96,6 +96,12 @@ ConvGeometry geometry_from(const std::map<std::string, int64_t>& sizes) {
   return g;
 }
 
+// What run.cpp finds of dense tensors. Of one channel, or of one pixel, the layouts are the same.
+Layout layout_of_dense(const ConvGeometry& g, bool channels_last) {
+  const bool one_channel = g.G * g.Ci == 1 && g.G * g.Co == 1, one_pixel = batch_is_row(g);
+  return {true, (!channels_last || one_channel) && !one_pixel, channels_last || one_pixel};
+}
+
 py::dict plan(const std::string& contraction, const std::string& dtype, const std::string& layout,
               const std::map<std::string, int64_t>& sizes) {
   const Contraction which = contraction_named(contraction);
@@ -104,8 +110,8 @@ py::dict plan(const std::string& contraction, const std::string& dtype, const st
       2.0 * static_cast<double>(g.G * g.Ci * g.Co * g.kH * g.kW) * static_cast<double>(g.oH * g.oW);
   if (is_fully_connected(g)) g = as_pointwise(g);
   const bool is_float = choice<bool>("dtype", dtype, {{"float32", true}, {"float64", false}});
-  const Layout lies = choice<Layout>("layout", layout,
-                                     {{"nchw", {true, true, false}}, {"channels_last", {true, false, true}}});
+  const bool channels_last = choice<bool>("layout", layout, {{"nchw", false}, {"channels_last", true}});
+  const Layout lies = layout_of_dense(g, channels_last);
   const auto make = is_float ? make_plan<float> : make_plan<double>;
   const auto make_all = is_float ? make_candidates<float> : make_candidates<double>;
   const Plan p = make(which, g, lies, plan_options(), kernel_table());

@@ -14,8 +14,8 @@
 // Between K blocks the tiles stay in scratch: [panel][row][column][lanes]. Bias is their initial value.
 //
 // Where channels lie side by side (channels_last) nothing is transposed: sources are packed in blocks of a
-// vector of channels, [slot][c / lanes][width][lanes], whose channels are steps of their own; and a full panel's tiles
-// stand in the result itself. The order of the sums is the same, and so are the bits.
+// vector of channels, [slot][c / lanes][width][lanes], whose channels are steps of their own; and a full
+// panel's tiles stand in the result itself. The order of the sums is the same, and so are the bits.
 
 #include "correlate.h"
 
@@ -187,8 +187,8 @@ class Worker {
     }
   }
 
-  // The steps of one row and one column phase, relative to its first slot, which is returned. Neighbouring rows have
-  // the same ones.
+  // The steps of one row and one column phase, relative to its first slot, which is returned. Neighbouring
+  // rows have the same ones.
   int64_t make_steps(const KernelBlock& block, const RowSlots& rows, const SourceRuns& columns, int64_t row,
                      size_t phase, int64_t panel, int64_t channels) {
     const std::vector<Tap>& row_taps =

@@ -282,7 +282,8 @@ void pack_planes(const Kernels<scalar_t>& kernels, const scalar_t* src, const Pl
                      kernels.copy_2d({height, width * s.dst_px, width * s.dst_px, 1, to_h, 1}, spare, to);
                      return;
                    }
-                   // Channel by channel, unless it is the channels that lie side by side on one side of the copy.
+                   // Channel by channel, unless it is the channels that lie side by side on one side of the
+                   // copy.
                    if (!blocked && (s.src_c != 1 || channels == 1)) {
                      for (int64_t c = 0; c < channels; ++c) {
                        kernels.copy_2d({height, width, from_h, from_w, to_h, s.dst_px}, from + c * s.src_c,

@@ -51,8 +51,8 @@ struct SourceRuns {
   struct Run {
     int64_t position, count, base;  // positions position + i * step, i < count, at packed elements base + i
   };
-  // With a step of at least kWideStep all residues have runs of one length that begin at neighbouring positions, so
-  // that they can be packed as one transposed block.
+  // With a step of at least kWideStep all residues have runs of one length that begin at neighbouring
+  // positions, so that they can be packed as one transposed block.
   int64_t step;           // between neighbouring packed elements
   int64_t out_step;       // packed elements from result j to result j + 1 of a phase
   int64_t length;         // packed elements
@@ -101,7 +101,8 @@ struct PlaneStrides {
   int64_t src_c, src_h, src_w, dst_c, dst_px;
 };
 //
-// `spare`: room for spare_pixels pixels of dst, or null. Narrow planes without gaps are transposed there as one line.
+// `spare`: room for spare_pixels pixels of dst, or null. Narrow planes without gaps are transposed there as
+// one line.
 template <class scalar_t>
 void pack_planes(const Kernels<scalar_t>& kernels, const scalar_t* src, const PlaneStrides& strides,
                  int64_t channels, int64_t source_h, int64_t source_w, const SourceRuns& rows,

@@ -97,8 +97,8 @@ Candidates make_candidates(Contraction contraction, const ConvGeometry& geometry
 template <class scalar_t>
 Plan make_direct_plan(const Plan& plan, const KernelTable& table);
 
-// A kernel that covers the image, for one pixel of Y (a fully connected layer on an image): the elements of the image
-// may be taken as channels.
+// A kernel that covers the image, for one pixel of Y (a fully connected layer on an image): the elements of
+// the image may be taken as channels.
 bool is_fully_connected(const ConvGeometry& geometry);
 ConvGeometry as_pointwise(const ConvGeometry& geometry);
 

@@ -13,7 +13,8 @@ namespace {
 
 // Pixels of a chunk: enough to amortise packing the weights for them.
 constexpr int64_t kChunkPixels = 784;
-// Of a pointwise layer, whose image is one row: long runs of every channel, which the processor fetches ahead.
+// Of a pointwise layer, whose image is one row: long runs of every channel, which the processor fetches
+// ahead.
 constexpr int64_t kPointwiseCols = 2048;
 // grad_weight: pixels that one call sums: their two packed operands have to stay in L1 and L2.
 constexpr int64_t kSumPixels = 256;
@@ -26,8 +27,8 @@ struct CorrelationShape {
   int64_t stride_h, stride_w, dilation_h, dilation_w;
 };
 
-// Whole vectors of channels, so that those of a channels_last source can be packed as they lie; not where that
-// would make sums much longer.
+// Whole vectors of channels, so that those of a channels_last source can be packed as they lie; not where
+// that would make sums much longer.
 int64_t whole_vectors(int64_t block, int64_t channels, int64_t lanes) {
   const int64_t whole = ceil_div(block, lanes) * lanes;
   return block < channels && 3 * whole <= 4 * block ? whole : block;
@@ -175,8 +176,8 @@ double plan_subpixel(Plan& plan, const Kernels<scalar_t>& kernels) {
 
 // With stride 1, X and dY may exchange their roles in grad_weight: over the pixels i of X,
 //     dW[co, ci, k] = sum of X[ci, i] * dY[co, i + padding - k*dilation],
-// which is the weight gradient [ci, co] of the kernel turned round, k' = kernel - 1 - k, with another padding.
-// Lanes are then ci, which pays where there are few co.
+// which is the weight gradient [ci, co] of the kernel turned round, k' = kernel - 1 - k, with another
+// padding. Lanes are then ci, which pays where there are few co.
 template <class scalar_t>
 double plan_exchanged(Plan& plan, const Kernels<scalar_t>& kernels) {
   const ConvGeometry g = plan.geometry;

@@ -71,7 +71,8 @@ double plan_pixels(Plan& plan, const Kernels<scalar_t>& k) {
   plan.kh_block = g.kH, plan.kw_block = g.kW;
   plan.c_block = balanced(s.C, kTerms / std::max<int64_t>(1, s.h.taps * s.w.taps));
   plan.cols = balanced(s.out_w, kChunkCols);
-  // A pointwise layer of very few results is bound by reading: few channels at a time, along long lines of each.
+  // A pointwise layer of very few results is bound by reading: few channels at a time, along long lines of
+  // each.
   if (taps == 1 && s.h.out_step * s.h.source_step * s.w.out_step * s.w.source_step == 1 && s.O <= 4) {
     plan.c_block = balanced(s.C, kStreams);
     plan.cols = balanced(s.out_w, kLine);
@@ -87,8 +88,8 @@ double plan_pixels(Plan& plan, const Kernels<scalar_t>& k) {
   });
   if (source(plan.rows) > 2 * kSourceBytes || line(plan.rows) * kept * es > 2 * kTileBytes) return kNever;
 
-  // The pixels of a phase, on one line with the padding between rows: as long as it is for most layers, whose taps
-  // all meet the image, not as long as it may be.
+  // The pixels of a phase, on one line with the padding between rows: as long as it is for most layers, whose
+  // taps all meet the image, not as long as it may be.
   const int64_t rows = std::min(plan.rows, s.out_h), results = ceil_div(plan.cols, s.w.out_step);
   const int64_t line_width =
       s.w.classes * (results + std::min(s.w.taps_span, s.w.source_size) / s.w.source_step);
@@ -154,8 +155,8 @@ double plan_lanewise_correlation(Plan& plan, const Kernels<scalar_t>& k) {
   plan.cols = balanced(s.out_w, kChunkCols);
   const int64_t width = width_bound(s.w, plan.cols);
   const auto source = [&](int64_t rows) { return s.C * width_bound(s.h, rows) * width * L * es; };
-  // Where channels lie side by side, blocks share pairs of lines, which come from memory together: the rows of all
-  // channels should stay in L2 meanwhile.
+  // Where channels lie side by side, blocks share pairs of lines, which come from memory together: the rows
+  // of all channels should stay in L2 meanwhile.
   const auto shared = [&](int64_t rows) {
     if (!plan.layout.channels_inner) return int64_t{0};
     return (ceil_div(rows * s.h.source_step, s.h.out_step) + s.h.taps_span) * s.w.source_size * g.G * s.C *
@@ -173,7 +174,8 @@ double plan_lanewise_correlation(Plan& plan, const Kernels<scalar_t>& k) {
                        scratch_bytes(plan.kh_block * g.kW, sizeof(KStep));
   // Two loads for an FMA. Planes of several channels come from L2, if they fit there (measured: 1.4 times).
   const double step = std::max(1 / k.fma_per_cycle, 1.1 * load_cycles(plan, true)) * (s.C > 1 ? 1.4 : 1.0);
-  // Groups, or result channels where these lie side by side: a block then reads no more than two vectors of channels.
+  // Groups, or result channels where these lie side by side: a block then reads no more than two vectors of
+  // channels.
   const int64_t groups = s.O > 0 ? ceil_div(L, s.O) + (L % s.O == 0 ? 0 : 1) : 0;
   plan.spread = plan.layout.channels_inner && (s.C > 1 || s.O > 1) && groups * s.C <= 2 * L;
   const int64_t units = plan.spread ? g.G * s.O : g.G;
@@ -265,7 +267,8 @@ double plan_rows_correlation(Plan& plan, const Kernels<scalar_t>& k) {
       plan.tile_bytes > 4 * kTileBytes)
     return kNever;
 
-  // A tile: every row of its window is loaded once for each kernel column, and feeds as many rows as it has taps on.
+  // A tile: every row of its window is loaded once for each kernel column, and feeds as many rows as it has
+  // taps on.
   const double chains = static_cast<double>(std::clamp<int64_t>(s.h.taps, 1, s.h.source_step));
   const double taps_h = static_cast<double>(std::max<int64_t>(1, s.h.taps)),
                taps_w = static_cast<double>(s.w.taps);

@@ -39,8 +39,8 @@ int64_t joint_stride(const int64_t (&stride)[4], const ConvGeometry& g, bool cha
   return joint;
 }
 
-// Of a fully connected layer: the operands as those of a pointwise convolution, if elements of the image and of the
-// kernel follow each other in the same order.
+// Of a fully connected layer: the operands as those of a pointwise convolution, if elements of the image and
+// of the kernel follow each other in the same order.
 template <class scalar_t>
 bool make_pointwise(Contraction contraction, const ConvGeometry& g, Operands<scalar_t>& t) {
   // One bias for all elements of a channel has no counterpart.
