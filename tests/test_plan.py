@@ -79,7 +79,6 @@ KNOWN: list[tuple[Geometry, Choices]] = [
         conv("inception_1x7", (192, 192), 17, (1, 7), padding=(0, 3)),
         {"forward": "direct", "grad_input": "direct"},
     ),
-    (conv("mnist_first_layer", (1, 16), 28, 3, padding=1), {"forward": "direct"}),
     (
         conv("mobilenet_depthwise_14", (1, 1), 14, 3, padding=1, groups=512),
         {"forward": "lanewise", "grad_input": "lanewise", "grad_weight": "lanewise"},
@@ -102,7 +101,7 @@ KNOWN: list[tuple[Geometry, Choices]] = [
     ),
     (conv("one_channel_3x3", (1, 1), 512, 3, padding=1), {"grad_weight": "rows / -"}),
     (conv("vdsr_last_layer", (64, 1), 41, 3, padding=1), {"grad_weight": "exchanged"}),
-    (conv("segmentation_head_1x1", (64, 1), 128, 1), {"grad_input": "pixels / direct"}),
+    (conv("segmentation_head_1x1", (64, 1), 128, 1), {"forward": "pixels / -"}),
     (
         conv("vit_patches", (3, 768), 224, 16, stride=16),
         {"grad_input": "subpixel", "grad_weight": "direct"},
@@ -135,7 +134,7 @@ KNOWN_OF_LONG_VECTORS: list[tuple[Geometry, Choices]] = [
     ),
     (
         conv("rgb_head", (64, 3), 256, 3, padding=1),
-        {"forward": "pixels / winograd", "grad_weight": "exchanged"},
+        {"forward": "pixels", "grad_weight": "exchanged"},
     ),
     (conv("srcnn_last_layer", (32, 1), 96, 5, padding=2), {"forward": "rows", "grad_weight": "exchanged"}),
     (conv("one_channel_3x3", (1, 1), 512, 3, padding=1), {"forward": "rows / -", "grad_input": "rows / -"}),

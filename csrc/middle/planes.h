@@ -1,7 +1,7 @@
 // Three algorithms on packed planes, for layers whose groups have few channels. A tap is one offset into the
 // planes for all pixels of a phase, so none packs per row of the result.
 //
-// pixels lanes are pixels, a tile's rows a group's result channels few of these: RGB heads, ResNeXt
+//   pixels     lanes are pixels, a tile's rows a group's result channels      few: RGB heads, ResNeXt
 //   lanewise   lanes are groups, or neighbouring result channels of small     many groups: channels side by
 //              groups; a tile's rows pixels (grad_weight: kw)                 side, small maps, strides
 //   rows       lanes are columns, a tile's rows rows (grad_weight: taps)      depthwise, columns side by side
