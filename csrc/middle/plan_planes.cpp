@@ -52,6 +52,18 @@ void choose_rows(Plan& plan, int64_t out_h, int64_t most, F&& fits) {
   while (plan.rows > 1 && !fits(plan.rows)) plan.rows = ceil_div(plan.rows, 2);
 }
 
+// The same, with fewer channels at a time rather than so few rows that each source row is packed again and
+// again.
+template <class F>
+void choose_rows_and_channels(Plan& plan, int64_t out_h, int64_t most, int64_t channels, int64_t taps,
+                              F&& fits) {
+  choose_rows(plan, out_h, most, fits);
+  while (plan.rows < std::min({out_h, most, 4 * taps}) && plan.c_block > 8) {
+    plan.c_block = balanced(channels, plan.c_block / 2);
+    choose_rows(plan, out_h, most, fits);
+  }
+}
+
 double chunks(const Plan& plan, int64_t out_h, int64_t out_w) {
   return static_cast<double>(ceil_div(out_h, plan.rows) * ceil_div(out_w, plan.cols));
 }
@@ -82,10 +94,12 @@ double plan_pixels(Plan& plan, const Kernels<scalar_t>& k) {
     return (width_bound(s.h, rows) * width * plan.c_block + slack) * es;
   };
   const auto line = [&](int64_t rows) { return phases * (ceil_div(rows, s.h.out_step) * width + k.lanes); };
-  const int64_t kept = s.C > plan.c_block ? s.O : std::min<int64_t>(s.O, kMaxRows);
-  choose_rows(plan, s.out_h, kChunkPixels / std::max<int64_t>(1, plan.cols), [&](int64_t rows) {
-    return source(rows) <= kSourceBytes && line(rows) * kept * es <= kTileBytes;
-  });
+  const auto kept_channels = [&] { return s.C > plan.c_block ? s.O : std::min<int64_t>(s.O, kMaxRows); };
+  choose_rows_and_channels(
+      plan, s.out_h, kChunkPixels / std::max<int64_t>(1, plan.cols), s.C, s.h.taps, [&](int64_t rows) {
+        return source(rows) <= kSourceBytes && line(rows) * kept_channels() * es <= kTileBytes;
+      });
+  const int64_t kept = kept_channels();
   if (source(plan.rows) > 2 * kSourceBytes || line(plan.rows) * kept * es > 2 * kTileBytes) return kNever;
 
   // The pixels of a phase, on one line with the padding between rows: as long as it is for most layers, whose
@@ -257,8 +271,9 @@ double plan_rows_correlation(Plan& plan, const Kernels<scalar_t>& k) {
   const auto tiles = [&](int64_t rows) {
     return s.w.out_step * rows * (columns + 1) * (s.C > plan.c_block ? s.O : 1) * es;
   };
-  choose_rows(plan, s.out_h, s.out_h,
-              [&](int64_t rows) { return source(rows) <= kSourceBytes && tiles(rows) <= kTileBytes; });
+  choose_rows_and_channels(plan, s.out_h, s.out_h, s.C, s.h.taps, [&](int64_t rows) {
+    return source(rows) <= kSourceBytes && tiles(rows) <= kTileBytes;
+  });
   plan.source_bytes = scratch_bytes(source(plan.rows), 1);
   plan.weight_bytes = scratch_bytes(plan.c_block * plan.kh_block * g.kW, es);
   plan.tile_bytes = scratch_bytes(tiles(plan.rows), 1);
