@@ -15,6 +15,7 @@ from torch import Tensor
 from torch.nn import grad
 
 import torch_conv_ext
+from torch_conv_ext import functional
 
 DTYPES = [torch.float32, torch.float64]
 OTHER = {torch.float32: torch.float64, torch.float64: torch.float32}
@@ -515,3 +516,40 @@ def test_input_gradient_needs_the_size() -> None:
         torch.testing.assert_close(result, expected, rtol=1e-12, atol=1e-12)
     with pytest.raises(RuntimeError, match=re.escape("[2, 4, 4, 4], but got")):
         torch_conv_ext.conv2d_input((2, 3, 9, 9), w, dy, stride=2)
+
+
+# --- calls that are known -----------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("function", [torch_conv_ext.conv2d, torch_conv_ext.conv_transpose2d])
+def test_known_calls_are_the_same_arguments(function: Any) -> None:
+    """After a call with integers, equal numbers of other types are the error that they were before it, wrong
+    sizes too; and a list that has changed is another argument.
+    """
+    x, w, bias = torch.randn(1, 2, 7, 6), torch.randn(2, 2, 3, 3), torch.randn(2)
+    for stride in (1, (1, 1)):
+        function(x, w, bias, stride)
+        function(x, w, bias, stride)
+    for wrong in (1.0, True, (1.0, 1), (1, True)):
+        with pytest.raises(TypeError, match="'stride' must be tuple of ints"):
+            function(x, w, bias, wrong)
+    with pytest.raises(RuntimeError, match="expected bias to be 1-dimensional with 2 elements"):
+        function(x, w, torch.randn(3), (1, 1))
+    changing = [1, 1]
+    first = function(x, w, bias, changing)
+    changing[0] = 2
+    assert function(x, w, bias, changing).shape != first.shape
+    sides: Any = ([0, 0], [0, 0])
+    first = function(x, w, bias, 1, sides)
+    sides[0][0] = 1
+    assert function(x, w, bias, 1, sides).shape != first.shape
+
+
+def test_known_calls_are_bounded() -> None:
+    """Sizes that are new with every call: as many are kept as the limit says, and results stay right."""
+    known = functional._CONV2D
+    w = torch.randn(1, 1, 1, 1)
+    for width in range(1, known.LIMIT + 10):
+        x = torch.randn(1, 1, 1, width)
+        torch.testing.assert_close(torch_conv_ext.conv2d(x, w), x * w)
+        assert len(known._calls) <= known.LIMIT

@@ -16,7 +16,7 @@ from collections.abc import Callable
 from typing import Any, ClassVar
 
 import torch
-from torch import Tensor
+from torch import Tensor, is_grad_enabled
 from torch.autograd.function import Function, FunctionMeta
 
 from torch_conv_ext import _border, _ops
@@ -35,16 +35,100 @@ def contract(
     width. See NOTE [Four ways to run a contraction].
     """
     if is_compiling():
-        return contraction.run(a, b, bias, size, geometry)
+        stride, padding, dilation, groups = geometry
+        tensors = (a, b) if contraction.result == "w" else (a, b, bias)
+        return contraction.operator(*tensors, *size, *stride, *padding, *dilation, groups)
+    return perform(Call.of(contraction, a, b, size, geometry), a, b, bias)
+
+
+def perform(call: Call, a: Tensor, b: Tensor, bias: Tensor | None) -> Tensor:
+    """`contract` of a call that is ready, in code that torch.compile does not compile."""
     if transforms_active():
-        return _Transformable.record(_Call(contraction, size, geometry), a, b, bias)
-    if forward_mode() or (
-        torch.is_grad_enabled()
+        return _Transformable.apply(call, a, b, bias)  # type: ignore[no-any-return, no-untyped-call]
+    if (
+        is_grad_enabled()
         and (a.requires_grad or b.requires_grad or (bias is not None and bias.requires_grad))
-    ):
-        return contraction.record(contraction, a, b, bias, size, geometry)
+    ) or forward_mode():
+        return call.contraction.record(call, a, b, bias)
     with below_autograd():
-        return contraction.run(a, b, bias, size, geometry)
+        return call.run(a, b, bias)
+
+
+class KnownCalls:
+    """The calls of a function, by sizes and arguments: what has been checked once is not checked again.
+
+    Arguments are told apart as objects, because 1 == 1.0 == True, and only the first is an integer for torch.
+    Those that can change are not kept. The number of calls is bounded: with the next one all are forgotten.
+    """
+
+    LIMIT = 256
+
+    def __init__(self) -> None:
+        self._calls: dict[tuple[object, ...], Call] = {}
+        # The call of a key, or None. A key: the sizes of the tensors, and the id of each argument.
+        self.find = self._calls.get
+
+    def keep(self, key: tuple[object, ...], arguments: tuple[object, ...], call: Call) -> Call:
+        """Keep a call. It holds its arguments, so that no other object gets the id of one of them."""
+        call.arguments = arguments
+        numbers = (n for a in arguments for n in (a if type(a) is tuple else (a,)))
+        if all(type(n) in (int, str) for n in numbers):
+            if len(self._calls) >= self.LIMIT:
+                self._calls.clear()
+            self._calls[key] = call
+        return call
+
+
+class Call:
+    """A contraction with its numbers, which may be used again for tensors of the same sizes.
+
+    `planes` are the sizes of T's three arguments along height and width, by name. functorch walks through
+    tuples many times; this it takes as one.
+    """
+
+    __slots__ = (
+        "arguments",
+        "contraction",
+        "derivatives",
+        "geometry",
+        "numbers",
+        "operator",
+        "planes",
+        "size",
+    )
+
+    def __init__(self, contraction: type[Contraction], planes: dict[str, Pair], geometry: Geometry) -> None:
+        self.contraction, self.planes, self.geometry = contraction, planes, geometry
+        self.size = size = planes[contraction.result]
+        self.arguments: tuple[object, ...] = ()
+        stride, padding, dilation, groups = geometry
+        # Those of the operator. A border takes more than one call of it.
+        self.numbers = None if type(padding) is Border else (*size, *stride, *padding, *dilation, groups)
+        self.operator = contraction.quick_operator
+        self.derivatives: dict[type[Contraction], Call] = {}  # those that have been asked for
+
+    @classmethod
+    def of(cls, contraction: type[Contraction], a: Tensor, b: Tensor, size: Pair, geometry: Geometry) -> Call:
+        """The call for these operands and this size of the result."""
+        first, second = contraction.operands
+        (*_, ah, aw), (*_, bh, bw) = a.shape, b.shape
+        return cls(contraction, {first: (ah, aw), second: (bh, bw), contraction.result: size}, geometry)
+
+    def run(self, a: Tensor, b: Tensor, bias: Tensor | None) -> Tensor:
+        """Call the compiled operator."""
+        numbers = self.numbers
+        if numbers is None:
+            return _border.run(self.contraction, a, b, bias, self.size, self.geometry)  # type: ignore[arg-type]
+        if self.contraction is GradWeight:
+            return self.operator(a, b, *numbers)
+        return self.operator(a, b, bias, *numbers)
+
+    def derivative(self, contraction: type[Contraction]) -> Call:
+        """The call that gives the derivative by the argument of T that is this contraction's result."""
+        known = self.derivatives.get(contraction)
+        if known is None:
+            known = self.derivatives[contraction] = Call(contraction, self.planes, self.geometry)
+        return known
 
 
 # --- the contractions and their derivatives -----------------------------------------------------------------
@@ -55,47 +139,37 @@ class _Meta(FunctionMeta):
 
 
 class Contraction(Function, metaclass=_Meta):
-    """A node of the autograd graph. Its arguments are those of `contract`; the sums start at the bias."""
+    """A node of the autograd graph. Its arguments: the call, the operands, the bias where the sums start."""
 
     operands: ClassVar[tuple[str, str]]  # the arguments of T that it takes
     result: ClassVar[str]  # the argument of T by which it is the derivative
+    operator: ClassVar[Callable[..., Tensor]]
+    quick_operator: ClassVar[Callable[..., Tensor]]
+    # Calls the kernel and puts a node into the autograd graph: torch.autograd.Function.apply without the part
+    # that serves functorch and takes some time.
+    record: ClassVar[Callable[..., Tensor]]
 
-    @staticmethod
-    def run(a: Tensor, b: Tensor, bias: Tensor | None, size: Pair, geometry: Geometry) -> Tensor:
-        """Call the compiled operator."""
-        raise NotImplementedError
+    def __init_subclass__(cls) -> None:
+        cls.record = super(Function, cls).apply  # type: ignore[misc]
 
     @classmethod
-    def record(cls, *args: Any) -> Tensor:
-        """Call the kernel and put a node into the autograd graph.
-
-        This is torch.autograd.Function.apply without the part that serves functorch and takes some time.
-        """
-        result: Tensor = super(Function, cls).apply(*args)  # type: ignore[misc]
-        return result
+    def run(cls, a: Tensor, b: Tensor, bias: Tensor | None, size: Pair, geometry: Geometry) -> Tensor:
+        """The contraction without a node."""
+        return Call.of(cls, a, b, size, geometry).run(a, b, bias)
 
     @staticmethod
-    def forward(
-        ctx: Any,
-        contraction: type[Contraction],
-        a: Tensor,
-        b: Tensor,
-        bias: Tensor | None,
-        size: Pair,
-        geometry: Geometry,
-    ) -> Tensor:
+    def forward(ctx: Any, call: Call, a: Tensor, b: Tensor, bias: Tensor | None) -> Tensor:
         with below_autograd():
-            result = contraction.run(a, b, bias, size, geometry)
-        _, needs_a, needs_b, *_ = ctx.needs_input_grad
-        _remember(ctx, contraction, a, b, result, size, geometry, needs_a, needs_b)
+            result = call.run(a, b, bias)
+        _remember(ctx, call, a, b, result)
         if forward_mode():
             ctx.save_for_forward(a, b)
         return result
 
     @staticmethod
     def backward(ctx: Any, g: Tensor | None) -> tuple[Tensor | None, ...]:
-        _, needs_a, needs_b, needs_bias, *_ = ctx.needs_input_grad
-        return None, *_vjp(ctx, g, needs_a, needs_b, needs_bias), None, None
+        _, needs_a, needs_b, needs_bias = ctx.needs_input_grad
+        return None, *_vjp(ctx, g, needs_a, needs_b, needs_bias)
 
     @staticmethod
     def jvp(
@@ -103,14 +177,14 @@ class Contraction(Function, metaclass=_Meta):
     ) -> Tensor:
         """The product rule; the sums of the first term start at the tangent of the bias."""
         a, b = ctx.saved_tensors
-        contraction, size, geometry, *_ = ctx.call
+        call: Call = ctx.call[0]
         terms = []
         if da is not None:
-            terms.append(contract(contraction, da, b, dbias, size, geometry))
+            terms.append(perform(call, da, b, dbias))
         if db is not None:
-            terms.append(contract(contraction, a, db, None if terms else dbias, size, geometry))
+            terms.append(perform(call, a, db, None if terms else dbias))
         if not terms and dbias is not None:
-            terms.append(dbias.view(-1, 1, 1).expand(a.shape[0], -1, *size).clone())
+            terms.append(dbias.view(-1, 1, 1).expand(a.shape[0], -1, *call.size).clone())
         return sum(terms[1:], start=terms[0])
 
 
@@ -118,39 +192,21 @@ class Forward(Contraction):
     """(X, W) -> Y"""
 
     operands, result = ("x", "w"), "y"
-
-    @staticmethod
-    def run(x: Tensor, w: Tensor, bias: Tensor | None, size: Pair, geometry: Geometry) -> Tensor:
-        stride, padding, dilation, groups = geometry
-        if isinstance(padding, Border):
-            return _border.run(Forward, x, w, bias, size, (stride, padding, dilation, groups))
-        return _ops.forward(x, w, bias, *size, *stride, *padding, *dilation, groups)
+    operator, quick_operator = _ops.forward, _ops.quick(_ops.forward)
 
 
 class GradInput(Contraction):
     """(Y, W) -> X"""
 
     operands, result = ("y", "w"), "x"
-
-    @staticmethod
-    def run(y: Tensor, w: Tensor, bias: Tensor | None, size: Pair, geometry: Geometry) -> Tensor:
-        stride, padding, dilation, groups = geometry
-        if isinstance(padding, Border):
-            return _border.run(GradInput, y, w, bias, size, (stride, padding, dilation, groups))
-        return _ops.grad_input(y, w, bias, *size, *stride, *padding, *dilation, groups)
+    operator, quick_operator = _ops.grad_input, _ops.quick(_ops.grad_input)
 
 
 class GradWeight(Contraction):
     """(X, Y) -> W. It has no bias."""
 
     operands, result = ("x", "y"), "w"
-
-    @staticmethod
-    def run(x: Tensor, y: Tensor, bias: Tensor | None, size: Pair, geometry: Geometry) -> Tensor:
-        stride, padding, dilation, groups = geometry
-        if isinstance(padding, Border):
-            return _border.run(GradWeight, x, y, bias, size, (stride, padding, dilation, groups))
-        return _ops.grad_weight(x, y, *size, *stride, *padding, *dilation, groups)
+    operator, quick_operator = _ops.grad_weight, _ops.quick(_ops.grad_weight)
 
 
 _Rule = Callable[[Tensor, Tensor, Tensor], tuple[type[Contraction], Tensor, Tensor]]
@@ -163,21 +219,15 @@ _RULES: dict[str, tuple[_Rule, _Rule]] = {
 }
 
 
-def _remember(
-    ctx: Any,
-    contraction: type[Contraction],
-    a: Tensor,
-    b: Tensor,
-    result: Tensor,
-    size: Pair,
-    geometry: Geometry,
-    needs_a: bool,
-    needs_b: bool,
-) -> None:
-    """Keep what the derivatives need. An operand is needed only for the derivative by the other one."""
+def _remember(ctx: Any, call: Call, a: Tensor, b: Tensor, result: Tensor, first: int = 1) -> None:
+    """Keep what the derivatives need. An operand is needed only for the derivative by the other one.
+
+    `first` is the place of the first operand among the node's arguments.
+    """
+    needs = ctx.needs_input_grad
     ctx.set_materialize_grads(False)
-    ctx.call = contraction, size, geometry, a.shape, b.shape, is_channels_last(result)
-    ctx.save_for_backward(a if needs_b else None, b if needs_a else None)
+    ctx.call = call, result.stride()
+    ctx.save_for_backward(a if needs[first + 1] else None, b if needs[first] else None)
 
 
 def _vjp(
@@ -187,17 +237,27 @@ def _vjp(
     if g is None:
         return None, None, None
     a, b = ctx.saved_tensors
-    contraction, _, geometry, shape_a, shape_b, channels_last = ctx.call
-    # As torch does. The operands of the forward call so decide the format of the gradients, whatever the
-    # cotangent's is.
-    if is_channels_last(g) != channels_last:
-        g = in_other_format(g, channels_last)
-    by_a, by_b = _RULES[contraction.result]
+    call: Call
+    call, stride = ctx.call
+    if g.stride() != stride:
+        # As torch does. The operands of the forward call so decide the format of the gradients, whatever the
+        # cotangent's is.
+        channels_last = is_channels_last(stride, g.shape)
+        if is_channels_last(g.stride(), g.shape) != channels_last:
+            g = in_other_format(g, channels_last)
+    by_a, by_b = _RULES[call.contraction.result]
     return (
-        contract(*by_a(a, b, g), None, shape_a[2:], geometry) if needs_a else None,
-        contract(*by_b(a, b, g), None, shape_b[2:], geometry) if needs_b else None,
+        _derivative(call, *by_a(a, b, g)) if needs_a else None,
+        _derivative(call, *by_b(a, b, g)) if needs_b else None,
         bias_gradient(g) if needs_bias else None,
     )
+
+
+def _derivative(call: Call, contraction: type[Contraction], a: Tensor, b: Tensor) -> Tensor:
+    """The derivative of a call by the argument of T that is the result of this contraction."""
+    if is_compiling():
+        return contract(contraction, a, b, None, call.planes[contraction.result], call.geometry)
+    return perform(call.derivative(contraction), a, b, None)
 
 
 def bias_gradient(g: Tensor) -> Tensor:
@@ -214,33 +274,18 @@ def bias_gradient(g: Tensor) -> Tensor:
 # --- under torch.func ---------------------------------------------------------------------------------------
 
 
-class _Call:
-    """A contraction with its numbers. functorch walks through tuples many times; this it takes as one."""
-
-    __slots__ = ("contraction", "geometry", "size")
-
-    def __init__(self, contraction: type[Contraction], size: Pair, geometry: Geometry) -> None:
-        self.contraction, self.size, self.geometry = contraction, size, geometry
-
-
 class _Transformable(Contraction):
-    """A contraction in the form that functorch asks for. Its arguments: a _Call, the operands, the bias."""
-
-    @classmethod
-    def record(cls, *args: Any) -> Tensor:
-        """All of torch.autograd.Function.apply."""
-        return cls.apply(*args)  # type: ignore[no-any-return, no-untyped-call]
+    """A contraction in the form that functorch asks for. Its arguments: the call, the operands, the bias."""
 
     @staticmethod
-    def forward(call: _Call, a: Tensor, b: Tensor, bias: Tensor | None) -> Tensor:  # type: ignore[override]
+    def forward(call: Call, a: Tensor, b: Tensor, bias: Tensor | None) -> Tensor:  # type: ignore[override]
         with below_autograd():
-            return call.contraction.run(a, b, bias, call.size, call.geometry)
+            return call.run(a, b, bias)
 
     @staticmethod
     def setup_context(ctx: Any, inputs: tuple[Any, ...], output: Tensor) -> None:
         call, a, b, _ = inputs
-        _, needs_a, needs_b, _ = ctx.needs_input_grad
-        _remember(ctx, call.contraction, a, b, output, call.size, call.geometry, needs_a, needs_b)
+        _remember(ctx, call, a, b, output)
         ctx.save_for_forward(a, b)
 
     @staticmethod
@@ -250,7 +295,7 @@ class _Transformable(Contraction):
 
     @staticmethod
     def vmap(
-        info: Any, in_dims: tuple[Any, ...], call: _Call, a: Tensor, b: Tensor, bias: Tensor | None
+        info: Any, in_dims: tuple[Any, ...], call: Call, a: Tensor, b: Tensor, bias: Tensor | None
     ) -> tuple[Tensor, int]:
         """One contraction for all elements of the vmapped dimension, which joins an index of T: no loop."""
         _, a_dim, b_dim, bias_dim = in_dims
@@ -307,9 +352,8 @@ def _register(operator: str, contraction: type[Contraction]) -> None:
 
     def setup_context(ctx: Any, inputs: tuple[Any, ...], output: Tensor) -> None:
         a, b, *bias, h, w, stride_h, stride_w, padding_h, padding_w, dilation_h, dilation_w, groups = inputs
-        needs_a, needs_b, *_ = ctx.needs_input_grad
         geometry = ((stride_h, stride_w), (padding_h, padding_w), (dilation_h, dilation_w), groups)
-        _remember(ctx, contraction, a, b, output, (h, w), geometry, needs_a, needs_b)
+        _remember(ctx, Call.of(contraction, a, b, (h, w), geometry), a, b, output, first=0)
         ctx.takes_bias = bool(bias)
 
     def backward(ctx: Any, g: Tensor | None) -> tuple[Tensor | None, ...]:

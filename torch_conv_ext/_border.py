@@ -96,8 +96,8 @@ def _extended(input: Tensor, geometry: PlainGeometry, border: Border) -> tuple[T
     # What lies before the first element of the input is no longer padding of x, or is more of y to cut off.
     step = (-1, -1) if border.extended == "x" else stride
     copy = padded(input, border.before, border.after, border.mode)
-    if is_channels_last(input) and not is_channels_last(copy):  # torch pads 'circular' into NCHW
-        copy = in_other_format(copy, channels_last=True)
+    if is_channels_last(input.stride(), input.shape):
+        copy = in_other_format(copy, channels_last=True)  # torch pads 'circular' into NCHW
     return copy, (stride, (p + top * step[0], q + left * step[1]), dilation, groups)
 
 

@@ -29,6 +29,7 @@ from torch.fx import Proxy
 from torch_conv_ext._args import check_same_type
 
 __all__ = [
+    "EAGER",
     "below_autograd",
     "elsewhere",
     "forward_mode",
@@ -38,10 +39,16 @@ __all__ = [
     "transforms_active",
 ]
 
+NOT_HERE, TRACED, EAGER = 0, 1, 2  # what `has_kernel` says
+
 DTYPES = (torch.float32, torch.float64)
 _PLAIN = (Tensor, torch.nn.Parameter)
+_STRIDED = torch.strided
 
 transforms_active: Callable[[], bool] = getattr(torch._C, "_are_functorch_transforms_active", lambda: True)
+
+autocast_active: Callable[[], bool] = getattr(torch._C, "_is_any_autocast_enabled", lambda: True)
+is_tracing: Callable[[], bool] = getattr(torch._C, "_is_tracing", torch.jit.is_tracing)  # type: ignore[attr-defined]
 
 # In this context an operator is called past the gradient that is registered for it.
 below_autograd: Callable[[], contextlib.AbstractContextManager[object]] = getattr(
@@ -61,11 +68,15 @@ def has_kernel(
     second: Tensor,
     bias: Tensor | None = None,
     names: tuple[str, str, str] = ("input", "weight", "bias"),
-) -> bool:
+) -> int:
     """Whether a call is for the kernels here; otherwise it is for torch's own operator.
 
-    It is for plain dense tensors on the CPU, all float32 or all float64, where not `_only_torch`. Raises
-    RuntimeError for plain tensors that differ in device or dtype.
+    It is for plain dense tensors on the CPU, all float32 or all float64, where nothing is active that only
+    works with torch's. Raises RuntimeError for plain tensors that differ in device or dtype.
+
+    Returns:
+        NOT_HERE, which is false; TRACED, in code that torch.compile compiles and for tensors without data,
+        whose sizes may be symbols; EAGER.
     """
     if type(first) in _PLAIN and type(second) in _PLAIN and (bias is None or type(bias) in _PLAIN):
         dtype = first.dtype
@@ -74,23 +85,28 @@ def has_kernel(
             and second.dtype is dtype
             and first.is_cpu
             and second.is_cpu
-            and first.layout is torch.strided
+            and first.layout is _STRIDED
             and (bias is None or (bias.dtype is dtype and bias.is_cpu))
         ):
-            return not _only_torch()
+            if is_compiling():
+                return NOT_HERE if _only_torch_compiled() else TRACED
+            return NOT_HERE if _only_torch_eager() else EAGER
     tensors = (first, second) if bias is None else (first, second, bias)
     return _has_kernel(function, dict(zip(names, tensors, strict=False)))
 
 
-def _has_kernel(function: str, operands: dict[str, Tensor]) -> bool:
+def _has_kernel(function: str, operands: dict[str, Tensor]) -> int:
     """The rest of `has_kernel`: the errors, and the tensors by which torch traces code."""
     tensors = operands.values()
     if not all(is_plain(t) for t in tensors):
-        return False
-    if not any(t.is_cpu for t in tensors) or _only_torch():
-        return False
+        return NOT_HERE
+    if not any(t.is_cpu for t in tensors):
+        return NOT_HERE
+    if _only_torch_compiled() if is_compiling() else _only_torch_eager():
+        return NOT_HERE
     check_same_type(function, operands)
-    return all(t.dtype in DTYPES and t.layout is torch.strided for t in tensors)
+    here = all(t.dtype in DTYPES and t.layout is torch.strided for t in tensors)
+    return TRACED if here else NOT_HERE
 
 
 def elsewhere(
@@ -107,16 +123,16 @@ def elsewhere(
     return theirs(*arguments, **keywords)
 
 
-def _only_torch() -> bool:
-    """Whether something is active that only works with torch's own operators.
+# Whether something is active that only works with torch's own operators: autocast knows no others,
+# torch.jit.trace fails on ours, and for compiled transforms see the NOTE above.
 
-    autocast knows no others, torch.jit.trace fails on ours, and for compiled transforms see the NOTE above.
-    """
-    return (
-        torch.is_autocast_enabled("cpu")
-        or torch.jit.is_tracing()  # type: ignore[attr-defined, no-untyped-call]
-        or (is_compiling() and (transforms_active() or forward_mode()))
-    )
+
+def _only_torch_eager() -> bool:
+    return (autocast_active() and torch.is_autocast_enabled("cpu")) or is_tracing()
+
+
+def _only_torch_compiled() -> bool:
+    return torch.is_autocast_enabled("cpu") or transforms_active() or forward_mode()
 
 
 def is_plain(t: object) -> bool:

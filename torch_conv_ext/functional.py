@@ -47,9 +47,9 @@ from torch_conv_ext._args import (
     conv2d_geometry,
     conv_transpose2d_geometry,
 )
-from torch_conv_ext._autograd import Forward, GradInput, GradWeight, contract
+from torch_conv_ext._autograd import Call, Forward, GradInput, GradWeight, KnownCalls, contract, perform
 from torch_conv_ext._border import extended_x, extended_y
-from torch_conv_ext._dispatch import elsewhere, has_kernel
+from torch_conv_ext._dispatch import EAGER, elsewhere, has_kernel
 
 __all__ = [
     "Conv2dFunction",
@@ -101,16 +101,25 @@ def conv2d(
     """
     if padding_mode != "zeros":
         check_mode(padding_mode)
-    if not has_kernel("conv2d", input, weight, bias):
+    where = has_kernel("conv2d", input, weight, bias)
+    if not where:
         options = (stride, padding, dilation, groups)
         return elsewhere(conv2d, _fallback.conv2d, input, weight, bias, *options, padding_mode=padding_mode)
+    key = None
+    if where == EAGER and padding_mode == "zeros":
+        sizes = input.shape, weight.shape, None if bias is None else bias.shape
+        key = sizes, id(stride), id(padding), id(dilation), id(groups)
+        call = _CONV2D.find(key)
+        if call is not None:
+            return perform(call, input, weight, bias)
+    options = (stride, padding, dilation, groups)
     if input.dim() != 4:
         check_input(input, "conv2d")
-        options = (stride, padding, dilation, groups)
         return conv2d(input.unsqueeze(0), weight, bias, *options, padding_mode=padding_mode).squeeze(0)
-    size, after, geometry = conv2d_geometry(
-        input.shape, weight.shape, bias, stride, padding, dilation, groups
-    )
+    size, after, geometry = conv2d_geometry(input.shape, weight.shape, bias, *options)
+    if key is not None:
+        call = Call.of(Conv2dFunction, input, weight, size, geometry)
+        return perform(_CONV2D.keep(key, options, call), input, weight, bias)
     if padding_mode != "zeros":
         input, extended = extended_x(input, geometry, after, padding_mode)
         return contract(Conv2dFunction, input, weight, bias, size, extended)
@@ -164,7 +173,8 @@ def conv_transpose2d(
     if padding_mode != "zeros":
         check_mode(padding_mode)
     options = (stride, padding, output_padding, groups, dilation)
-    if not has_kernel("conv_transpose2d", input, weight, bias):
+    where = has_kernel("conv_transpose2d", input, weight, bias)
+    if not where:
         return elsewhere(
             conv_transpose2d,
             _fallback.conv_transpose2d,
@@ -174,11 +184,21 @@ def conv_transpose2d(
             *options,
             padding_mode=padding_mode,
         )
+    key = None
+    if where == EAGER and padding_mode == "zeros":
+        sizes = input.shape, weight.shape, None if bias is None else bias.shape
+        key = sizes, id(stride), id(padding), id(output_padding), id(groups), id(dilation)
+        call = _CONV_TRANSPOSE2D.find(key)
+        if call is not None:
+            return perform(call, input, weight, bias)
     if input.dim() != 4:
         check_input(input, "conv_transpose2d")
         batch = input.unsqueeze(0)
         return conv_transpose2d(batch, weight, bias, *options, padding_mode=padding_mode).squeeze(0)
     size, geometry = conv_transpose2d_geometry(input.shape, weight.shape, bias, *options)
+    if key is not None:
+        call = Call.of(ConvTranspose2dFunction, input, weight, size, geometry)
+        return perform(_CONV_TRANSPOSE2D.keep(key, options, call), input, weight, bias)
     if padding_mode != "zeros":
         input, extended = extended_y(input, weight.shape[2:], size, geometry, padding_mode)
         return contract(ConvTranspose2dFunction, input, weight, bias, size, extended)
@@ -370,3 +390,7 @@ class ConvTranspose2dFunction(GradInput):
     """
 
     apply = staticmethod(conv_transpose2d)
+
+
+_CONV2D = KnownCalls()
+_CONV_TRANSPOSE2D = KnownCalls()

@@ -3,6 +3,10 @@
 They are subclasses of torch.nn's, so constructor, repr, initialisation, attributes and state_dict are the
 same: a state_dict of one loads into the other, and the same seed gives the same parameters. The constructors
 take more values of `padding` and `padding_mode` than torch's.
+
+NOTE [Branches for TorchScript]
+torch.jit.script compiles `forward`, with torch's convolutions for ours. What it cannot compile it leaves out,
+if it stands in the other branch of `is_scripting()`.
 """
 
 from __future__ import annotations
@@ -12,6 +16,7 @@ from typing import Any
 import torch
 import torch.nn.functional as F
 from torch import Tensor
+from torch._jit_internal import is_scripting
 from torch.nn.common_types import _size_2_t
 from torch.nn.modules.utils import _pair
 
@@ -53,14 +58,24 @@ class Conv2d(torch.nn.Conv2d):
         if more:
             _set_padding(self, padding)
 
+    def forward(self, input: Tensor) -> Tensor:
+        if is_scripting():
+            return self._conv_forward(input, self.weight, self.bias)
+        else:  # see NOTE [Branches for TorchScript]
+            # self.weight and self.bias, without the time that torch.nn.Module takes to find them.
+            parameters = self._parameters
+            weight: Any = parameters["weight"] if "weight" in parameters else self.weight  # noqa: SIM401
+            bias = parameters["bias"] if "bias" in parameters else self.bias  # noqa: SIM401
+            return self._conv_forward(input, weight, bias)
+
     def _conv_forward(self, input: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
         if self.padding_mode == "zeros":
             return conv2d(input, weight, bias, self.stride, self.padding, self.dilation, self.groups)
-        if torch.jit.is_scripting():  # type: ignore[attr-defined]
+        if is_scripting():
             # The convolution is torch's there, which has no padding modes.
             input = F.pad(input, self._reversed_padding_repeated_twice, mode=self.padding_mode)
             return conv2d(input, weight, bias, self.stride, (0, 0), self.dilation, self.groups)
-        else:  # TorchScript leaves out what it cannot compile only in a branch of its own
+        else:  # see NOTE [Branches for TorchScript]
             options = (self.stride, self.padding, self.dilation, self.groups)
             return conv2d(input, weight, bias, *options, padding_mode=self.padding_mode)
 
@@ -108,17 +123,20 @@ class ConvTranspose2d(torch.nn.ConvTranspose2d):
         With padding 'same' it chooses one of the sizes from which conv2d's 'same' gives the input's size.
         Raises ValueError for an output size that is not one of those possible.
         """
-        if torch.jit.is_scripting():  # type: ignore[attr-defined]
+        if is_scripting():
             return self._scripted(input, output_size)
-        else:  # TorchScript leaves out what it cannot compile only in a branch of its own
+        else:  # see NOTE [Branches for TorchScript]
+            parameters = self._parameters
+            weight: Any = parameters["weight"] if "weight" in parameters else self.weight  # noqa: SIM401
+            bias = parameters["bias"] if "bias" in parameters else self.bias  # noqa: SIM401
             padding: Padding = self.padding
             output_padding = self.output_padding
             if output_size is not None:
                 padding, output_padding = self._padding_for(input, output_size)
             return conv_transpose2d(
                 input,
-                self.weight,
-                self.bias,
+                weight,
+                bias,
                 self.stride,
                 padding,
                 output_padding,
