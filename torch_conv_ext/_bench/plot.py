@@ -6,6 +6,7 @@ import importlib.util
 from collections.abc import Sequence
 from pathlib import Path
 
+from torch_conv_ext._bench.layers import CONTRACTIONS
 from torch_conv_ext._bench.machine import Machine
 from torch_conv_ext._bench.results import TAGS, Row, geometric_mean
 
@@ -17,15 +18,17 @@ _TOP = 32.0  # higher bars are cut
 
 
 def save_plot(path: Path, machine: Machine, rows: Sequence[Row]) -> None:
-    """One panel for each dtype, layout and contraction; bars rise from 1.0 on a logarithmic scale.
+    """One panel for each dtype, layout and contraction, and one for networks and calls.
 
+    Bars rise from 1.0 on a logarithmic scale.
     Bars are grouped by class, and within a class sorted by ratio. `path` ends in what matplotlib can write.
     """
     from matplotlib.figure import Figure
 
     panels: dict[tuple[str, str, str], list[Row]] = {}
     for row in rows:
-        panels.setdefault((row.dtype, row.layout, row.contraction), []).append(row)
+        kind = row.contraction if row.contraction in CONTRACTIONS else "networks and calls"
+        panels.setdefault((row.dtype, row.layout, kind), []).append(row)
     named = max(map(len, panels.values())) <= _NAMED
     # One scale for all panels, with room for the names of the classes.
     top = 1.5 * min(_TOP, max(r.ratio for r in rows))
