@@ -234,10 +234,10 @@ class Worker {
       kernels_.copy_2d({phases_, end - begin, phase, 1, sw, step * sw}, row + begin, out + begin * step * sw);
       for (int64_t f = 0; f < phases_; ++f) {
         const KRange j = phase_range(f, step, item_.col_first, item_.col_last);
-        for (int64_t i = j.begin; i < j.end; ++i) {
-          if (i < begin || i >= end) out[(f + i * step) * sw] = row[f * phase + i];
-          if (i == begin) i = std::max(i, end - 1);
-        }
+        for (int64_t i = j.begin; i < std::min(j.end, begin); ++i)
+          out[(f + i * step) * sw] = row[f * phase + i];
+        for (int64_t i = std::max(j.begin, end); i < j.end; ++i)
+          out[(f + i * step) * sw] = row[f * phase + i];
       }
     }
   }
