@@ -74,9 +74,6 @@ struct RowProblem {
   int64_t x_outer, w_outer;
   int64_t outer, segment_count, width;
   int64_t tiles, cols;
-  // Memory to fetch meanwhile: so many bytes from here on for each tile.
-  const char* ahead;
-  int64_t ahead_bytes;
   scalar_t start;
   bool accumulate;
 };

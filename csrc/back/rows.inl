@@ -79,7 +79,6 @@ TCE_INLINE void row_tile(const RowProblem<scalar_t>& p, const scalar_t* x, scala
 template <class scalar_t, int MR, int NV>
 __attribute__((noinline)) void row_kernel(const RowProblem<scalar_t>& p) {
   for (int64_t i = 0; i < p.tiles; ++i) {
-    for (int64_t b = 0; b < p.ahead_bytes; b += 64) __builtin_prefetch(p.ahead + i * p.ahead_bytes + b);
     row_tile<scalar_t, MR, NV>(p, p.x + i * MR * p.x_row, p.result + i * MR * p.result_row);
   }
 }

@@ -55,10 +55,11 @@ class Worker {
     const int64_t units = plan_.spread ? c_.G * c_.O : c_.G;
     for (int64_t b = item_.first; b < item_.last; ++b) {
       const int64_t first = b * lanes_, valid = std::min(lanes_, units - first);
+      // The first block clears what lies outside the image, for all.
       if (plan_.spread) {
-        run_results(first, valid);
+        run_results(first, valid, b == item_.first);
       } else {
-        run_groups(first, valid);
+        run_groups(first, valid, b == item_.first);
       }
     }
   }
@@ -74,9 +75,8 @@ class Worker {
   int64_t plane() const { return rows_.length * cols_.length * lanes_; }
 
   // Lanes are the groups from g_first on.
-  void run_groups(int64_t g_first, int64_t valid) {
+  void run_groups(int64_t g_first, int64_t valid, bool clear) {
     const auto [sn, sc, sh, sw] = c_.source.stride;
-    const bool clear = is_first_packed();
     for (int64_t c = 0; c < c_.C; ++c) {
       pack_planes(kernels_, c_.source.data + item_.n * sn + (g_first * c_.C + c) * sc,
                   {c_.C * sc, sh, sw, 1, lanes_}, valid, c_.source_h, c_.source_w, rows_, cols_, clear,
@@ -92,10 +92,9 @@ class Worker {
   }
 
   // Lanes are the result channels from `first` on.
-  void run_results(int64_t first, int64_t valid) {
+  void run_results(int64_t first, int64_t valid, bool clear) {
     const auto [sn, sc, sh, sw] = c_.source.stride;
     const int64_t g_first = first / c_.O, groups = (first + valid - 1) / c_.O - g_first + 1;
-    const bool clear = is_first_packed();
     std::vector<int32_t> channel(static_cast<size_t>(lanes_), 0);
     for (int64_t c = 0; c < c_.C; ++c) {
       for (int64_t l = 0; l < valid; ++l)
@@ -115,13 +114,6 @@ class Worker {
                 src[c * w.channel + kh * w.kh + kw * w.kw];
     }
     compute(first, 1, valid);
-  }
-
-  // The first block that is packed clears what lies outside the image.
-  bool is_first_packed() {
-    const bool first = !packed_;
-    packed_ = true;
-    return first;
   }
 
   // The result channels first, first + step, ... of the lanes.
@@ -218,7 +210,6 @@ class Worker {
   const int64_t lanes_, out_h_, out_w_;
   scalar_t *source_, *weight_, *tiles_;
   KStep* steps_;
-  bool packed_ = false;
 };
 
 }  // namespace

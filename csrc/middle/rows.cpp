@@ -16,8 +16,6 @@
 #include <algorithm>
 #include <vector>
 
-#include "cut.h"
-#include "parallel.h"
 #include "planes.h"
 #include "scratch.h"
 
