@@ -10,7 +10,6 @@ from typing import Any
 import pytest
 import torch
 from torch import Tensor, nn
-from torch._decomp import decomposition_table
 from torch.export import Dim, ExportedProgram
 
 import torch_conv_ext
@@ -18,6 +17,7 @@ from cases import DILATIONS, FREE, GROUPS, PADDINGS, STRIDES, TRANSPOSED
 from geometry import Geometry
 from isolated import output_of
 from operands import FORWARD, GRAD_INPUT, Contraction, assert_within, bias_of, bounds, operand
+from torch_conv_ext._registrations import DECOMPOSITIONS
 
 pytestmark = pytest.mark.usefixtures("threads")
 
@@ -118,7 +118,7 @@ def test_decompositions(contraction: Contraction, geometry: Geometry) -> None:
     size = geometry.shape(contraction.result)[2:]
     sizes = (*size, *geometry.stride, *geometry.padding, *geometry.dilation, geometry.groups)
     for bias in (None, bias_of(contraction, geometry, torch.float64)):
-        result = decomposition_table[operator](a, b, bias, *sizes)
+        result = DECOMPOSITIONS[operator](a, b, bias, *sizes)
         # torch's own sums round as the reference's do
         expected, bound = bounds(contraction, geometry, a, b, bias, torch.float64)
         assert_within(result, expected, bound, f"{contraction} {geometry}")

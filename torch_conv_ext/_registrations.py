@@ -12,7 +12,7 @@ from typing import Any
 import torch
 import torch.nn.functional as F
 from torch import Tensor
-from torch._decomp import register_decomposition
+from torch.fx.experimental.proxy_tensor import ProxyTorchDispatchMode
 from torch.jit import _builtins
 from torch.utils.flop_counter import register_flop_formula
 
@@ -20,12 +20,12 @@ from torch_conv_ext import _ops, functional
 
 Shape = Sequence[int]
 
-# --- decompositions -----------------------------------------------------------------------------------------
+# --- torch.onnx.export --------------------------------------------------------------------------------------
 #
-# The operators in terms of torch's own, for tools that know no others. torch.onnx.export looks for one where
-# it has no translation of an operator: with these a model becomes standard Conv and ConvTranspose nodes,
-# however it was captured. torch.compile and eager calls do not use them. grad_weight has none: it stands in
-# no inference graph, and ONNX has no such node.
+# The operators in terms of torch's own: a model becomes standard Conv and ConvTranspose nodes, however it was
+# captured. Only where torch.onnx traces: in the table of all decompositions they would be taken for ones that
+# torch.compile has missed, an error where the environment variable CI is set. grad_weight has none: it stands
+# in no inference graph, and ONNX has no such node.
 
 _convolution: Callable[..., Tensor] = torch.ops.aten.convolution.default
 
@@ -82,13 +82,21 @@ def _surely(condition: bool) -> bool:
     return statically_known_true(condition)
 
 
-for _operator, _decomposition, _fake in (
-    (_ops.forward, _forward, _ops.forward_fake),
-    (_ops.grad_input, _grad_input, _ops.grad_input_fake),
-):
-    register_decomposition(_operator)(_decomposition)
-    # Fake tensors of symbolic sizes take a decomposition, unless the operator is in this table too.
-    register_decomposition(_operator, type="meta")(_fake)
+DECOMPOSITIONS: dict[Any, Callable[..., Tensor]] = {_ops.forward: _forward, _ops.grad_input: _grad_input}
+
+
+def _trace(
+    mode: ProxyTorchDispatchMode, operator: Any, types: Any, args: Sequence[Any], kwargs: dict[str, Any]
+) -> Any:
+    """Record a call of an operator, or for ONNX the calls that it comes to."""
+    if not torch.onnx.is_in_onnx_export():
+        return mode.__torch_dispatch__(operator, types, args, kwargs)
+    with mode:
+        return DECOMPOSITIONS[operator](*args, **kwargs)
+
+
+for _operator in DECOMPOSITIONS:
+    torch.library.register_torch_dispatch(_operator, ProxyTorchDispatchMode, _trace)
 
 # --- torch.utils.flop_counter -------------------------------------------------------------------------------
 
