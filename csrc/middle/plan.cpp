@@ -8,6 +8,7 @@
 #include <string>
 
 #include "plan_tiles.h"
+#include "winograd.h"
 
 namespace tce {
 
@@ -25,10 +26,11 @@ bool is_pointwise(const ConvGeometry& g) {
          g.padding_w == 0 && g.iH == g.oH && g.iW == g.oW;
 }
 
-// What Winograd F(4x4, 3x3) can compute, whatever it would cost.
+// What Winograd F(m x m, r x r) can compute, whatever it would cost.
 bool winograd_applies(const ConvGeometry& g) {
-  return g.kH == 3 && g.kW == 3 && g.stride_h == 1 && g.stride_w == 1 && g.dilation_h == 1 &&
-         g.dilation_w == 1;
+  const int64_t taps = winograd_taps(g.kH, g.stride_h);
+  return taps == winograd_taps(g.kW, g.stride_w) && taps >= 2 && taps <= kMaxWinogradTaps &&
+         std::max(g.stride_h, g.stride_w) <= kMaxVectors && g.dilation_h == 1 && g.dilation_w == 1;
 }
 
 }  // namespace
@@ -109,9 +111,10 @@ Candidates make_candidates(Contraction contraction, const ConvGeometry& geometry
   };
   plan(Algorithm::kDirect, plan_direct<scalar_t>, nullptr);
   plan(Algorithm::kWinograd, plan_winograd<scalar_t>,
-       !winograd_applies(common.geometry) ? "it needs a 3x3 kernel, stride 1 and dilation 1"
-       : !options.winograd                ? "it is switched off"
-                                          : nullptr);
+       !winograd_applies(common.geometry) ? "it needs dilation 1 and 2 to 5 kernel elements for each element "
+                                            "of the stride, as many of both axes"
+       : !options.winograd ? "it is switched off"
+                           : nullptr);
   plan(Algorithm::kPixels, plan_pixels<scalar_t>,
        contraction == Contraction::kGradWeight ? "it computes forward and grad_input only" : nullptr);
   plan(Algorithm::kLanewise, plan_lanewise<scalar_t>, geometry.G == 1 ? "it needs groups" : nullptr);
@@ -189,7 +192,7 @@ const char* tile_text(const Plan& p) {
       if (!weight) return "rows are pixels, lanes are result channels";
       return kernel_row_merges(p.geometry) ? "rows are (kw, ci), lanes are co" : "rows are ci, lanes are co";
     case Algorithm::kWinograd:
-      return weight ? "rows are ci, lanes are co" : "rows are tiles of 4x4 pixels, lanes are result channels";
+      return weight ? "rows are ci, lanes are co" : "rows are tiles of pixels, lanes are result channels";
     case Algorithm::kExchanged:
       return kernel_row_merges(p.geometry) ? "rows are (kw, co), lanes are ci" : "rows are co, lanes are ci";
     case Algorithm::kSubpixel:
@@ -220,8 +223,12 @@ std::string block_text(const Plan& p) {
 // What an item holds at a time.
 std::string chunk_text(const Plan& p) {
   const bool weight = p.contraction == Contraction::kGradWeight;
-  std::string text =
-      size_text(p.rows, p.cols) + (p.algorithm == Algorithm::kWinograd ? " tiles of 4x4 pixels" : " pixels");
+  std::string text = size_text(p.rows, p.cols);
+  if (p.algorithm == Algorithm::kWinograd) {
+    const int64_t m = winograd_results(winograd_taps(p.geometry.kH, p.geometry.stride_h));
+    text += " tiles of " + size_text(m, m);
+  }
+  text += " pixels";
   if (p.algorithm == Algorithm::kPixels || p.algorithm == Algorithm::kRows)
     return text + ", one group at a time";
   if (p.algorithm == Algorithm::kLanewise)

@@ -61,7 +61,7 @@ struct Plan {
 
   bool spread;  // lanewise: lanes are result channels, not groups
 
-  // Chunk: the pixels (Winograd: tiles of 4x4 pixels) that an item holds in scratch at a time. forward,
+  // Chunk: the pixels (Winograd: tiles of m x m pixels) that an item holds in scratch at a time. forward,
   // grad_input: of the result; grad_weight: of dY.
   int64_t rows, cols;
   int64_t panels;  // most panels of an item (lanewise grad_weight: blocks of groups)

@@ -63,14 +63,15 @@ double tiling_cycles(const Kernels<scalar_t>& k, int64_t count, int64_t vectors,
   return static_cast<double>(vectors / nv) * panels(nv) + (rest ? panels(rest) : 0.0);
 }
 
-// Returns the cycles of tiling_cycles for the chosen tile.
+// Returns the cycles of tiling_cycles for the chosen tile. Channels come in `sets` that a panel has together:
+// nv is a multiple, or 0 where there is no such tile.
 template <class scalar_t>
 double choose_tile(Plan& plan, const Kernels<scalar_t>& k, int64_t count, int64_t channels,
-                   double byte_cost = 0.002) {
-  const int64_t vectors = std::max<int64_t>(1, ceil_div(channels, k.lanes));
+                   double byte_cost = 0.002, int sets = 1) {
+  const int64_t vectors = sets * std::max<int64_t>(1, ceil_div(channels, k.lanes));
   count = std::max<int64_t>(1, count);
   double best = 0, best_cost = 0;
-  for (int nv = 1; nv <= kMaxVectors && nv <= vectors; ++nv) {
+  for (int nv = sets; nv <= kMaxVectors && nv <= vectors; nv += sets) {
     if (!k.max_rows[nv]) continue;
     const double cycles = tiling_cycles(k, count, vectors, nv);
     // Of tiles with equal cycles the one that reads fewer bytes for an FMA: what

@@ -1,5 +1,5 @@
-// The plan of Winograd F(4x4, 3x3) (winograd.cpp, winograd_weight.cpp). Rows and
-// columns count tiles of 4x4 pixels.
+// The plan of Winograd F(m x m, r x r) (winograd.cpp, winograd_weight.cpp). Rows and
+// columns count tiles of m x m pixels.
 
 #include <algorithm>
 
@@ -26,41 +26,57 @@ constexpr int64_t kSumBytes = 5 * 256 * 1024;
 // Of equal tiles the narrowest panel: its 36 planes of weights and of products then stay in L2.
 constexpr double kNarrow = 0;
 
+// Elements of the packed rows of a chunk of tiles, and of a row of zeros, for one vector of channels.
+int64_t packed_pixels(const Plan& plan, int64_t results, int64_t stride_h, int64_t stride_w) {
+  return (kWinogradPoints * stride_h * plan.rows + 1) * stride_w *
+         (results * (plan.cols - 1) + kWinogradPoints);
+}
+
 template <class scalar_t>
 double plan_correlation(Plan& plan, const Kernels<scalar_t>& k) {
   const ConvGeometry& g = plan.geometry;
   const bool is_forward = plan.contraction == Contraction::kForward;
   const int64_t channels = is_forward ? g.Co : g.Ci, summed = is_forward ? g.Ci : g.Co;
-  const int64_t tiles_h = ceil_div(is_forward ? g.oH : g.iH, 4),
-                tiles_w = ceil_div(is_forward ? g.oW : g.iW, 4);
-  if (summed == 0 || tiles_h == 0 || tiles_w == 0) return kNever;
-  const int64_t tiles = tiles_h * tiles_w, L = k.lanes, groups = ceil_div(summed, L), es = plan.element_size;
-  const double product_cycles = choose_tile(plan, k, tiles, channels, kNarrow);
-  const int64_t lanes = plan.panel_lanes();
+  const int64_t m = winograd_results(winograd_taps(g.kH, g.stride_h)), L = k.lanes, es = plan.element_size;
+  const auto count = [&](int64_t o_size, int64_t i_size, int64_t stride, int64_t padding) {
+    return ceil_div(is_forward ? o_size : residue_range(i_size, stride, padding).count, m);
+  };
+  const int64_t tiles_h = count(g.oH, g.iH, g.stride_h, g.padding_h);
+  const int64_t tiles_w = count(g.oW, g.iW, g.stride_w, g.padding_w);
+  if (summed == 0 || tiles_h <= 0 || tiles_w <= 0) return kNever;
+  // Residues of the source, and of the result: those of a row lie side by side in a panel.
+  const int64_t source_h = is_forward ? g.stride_h : 1, source_w = is_forward ? g.stride_w : 1;
+  const int64_t out_h = is_forward ? 1 : g.stride_h, out_w = is_forward ? 1 : g.stride_w;
+  const int64_t tiles = tiles_h * tiles_w, groups = source_h * source_w * ceil_div(summed, L);
+  const double product_cycles = choose_tile(plan, k, tiles, channels, kNarrow, static_cast<int>(out_w));
+  if (plan.nv == 0) return kNever;
+  const int64_t lanes = plan.panel_lanes(), elements = g.kH * g.kW;
 
-  plan.kh_block = plan.kw_block = 3;
-  plan.c_block = balanced(groups * L, kChannels);
+  plan.kh_block = g.kH;
+  plan.kw_block = g.kW;
+  plan.c_block = balanced(ceil_div(summed, L) * L, kChannels);
   plan.c_block = ceil_div(plan.c_block, L) * L;
-  const int64_t most =
-      std::clamp<int64_t>(kTransformedBytes / (36 * std::max<int64_t>(1, groups) * L * es), 8, kTiles);
+  const int64_t most = std::clamp<int64_t>(kTransformedBytes / (36 * groups * L * es), 8, kTiles);
   plan.cols = balanced(tiles_w, most);
   plan.rows = std::max<int64_t>(1, most / plan.cols);
-  plan.panels = std::max<int64_t>(1, panel_count(plan, channels));
+  plan.panels = std::max<int64_t>(1, out_h * panel_count(plan, channels * out_w));
 
   const int64_t chunk = plan.rows * plan.cols;
   plan.source_bytes = scratch_bytes(36 * plane_stride(groups * chunk * L, L), es);
   plan.weight_bytes = scratch_bytes(36 * plane_stride(plan.c_block * lanes, L), es);
   plan.tile_bytes = scratch_bytes(36 * plane_stride(chunk * lanes, L), es);
-  plan.edge_bytes = scratch_bytes(std::max({(6 * plan.rows + 1) * (4 * plan.cols + 2) * L,
-                                            plan.c_block * 9 * lanes, (16 * plan.cols + 1) * lanes}),
-                                  es);
+  plan.edge_bytes =
+      scratch_bytes(std::max({packed_pixels(plan, m, source_h, source_w) * L,
+                              plan.c_block * elements * lanes / out_w, (m * m * plan.cols + 1) * lanes}),
+                    es);
   plan.scratch_bytes = plan.source_bytes + plan.weight_bytes + plan.tile_bytes + plan.edge_bytes +
                        scratch_bytes(L, sizeof(KStep));
 
-  const double vectors = static_cast<double>(ceil_div(channels, L)), t = static_cast<double>(tiles);
-  return product_cycles * static_cast<double>(36 * groups * L) +
+  const double vectors = static_cast<double>(out_h * out_w * ceil_div(channels, L));
+  const double t = static_cast<double>(tiles);
+  return product_cycles * static_cast<double>(out_h * 36 * groups * L) +
          t * static_cast<double>(groups) * kWinogradInput +
-         static_cast<double>(summed) * vectors * kWinogradKernel *
+         static_cast<double>(source_h * source_w * summed) * vectors * kWinogradKernel *
              std::max(1.0, t / static_cast<double>(chunk)) +
          t * vectors * kWinogradOutput;
 }
@@ -68,32 +84,37 @@ double plan_correlation(Plan& plan, const Kernels<scalar_t>& k) {
 template <class scalar_t>
 double plan_grad_weight(Plan& plan, const Kernels<scalar_t>& k) {
   const ConvGeometry& g = plan.geometry;
-  const int64_t tiles_h = ceil_div(g.oH, 4), tiles_w = ceil_div(g.oW, 4), L = k.lanes, es = plan.element_size;
+  const int64_t m = winograd_results(winograd_taps(g.kH, g.stride_h)), L = k.lanes, es = plan.element_size;
+  const int64_t tiles_h = ceil_div(g.oH, m), tiles_w = ceil_div(g.oW, m);
   if (tiles_h == 0 || tiles_w == 0 || g.Ci == 0) return kNever;
-  const int64_t groups = ceil_div(g.Ci, L);
-  plan.kh_block = plan.kw_block = 3;
-  plan.c_block = ceil_div(balanced(groups * L, kItemChannels), L) * L;
-  const double tile_cycles = choose_tile(plan, k, plan.c_block, g.Co, kNarrow);
+  const int64_t residues = g.stride_h * g.stride_w, groups = ceil_div(g.Ci, L);
+  plan.kh_block = g.kH;
+  plan.kw_block = g.kW;
+  plan.c_block = balanced(groups * L, std::max<int64_t>(L, kItemChannels / residues));
+  plan.c_block = ceil_div(plan.c_block, L) * L;
+  const int64_t all = residues * plan.c_block;
+  const double tile_cycles = choose_tile(plan, k, all, g.Co, kNarrow);
   const int64_t lanes = plan.panel_lanes();
   plan.cols = balanced(tiles_w, kSumTiles);
   plan.rows = std::max<int64_t>(1, kSumTiles / plan.cols);
   const int64_t chunk = plan.rows * plan.cols;
-  plan.panels = std::clamp<int64_t>(kSumBytes / (36 * plan.c_block * lanes * es), 1,
+  plan.panels = std::clamp<int64_t>(kSumBytes / (36 * all * lanes * es), 1,
                                     std::max<int64_t>(1, panel_count(plan, g.Co)));
 
-  plan.source_bytes = scratch_bytes(36 * plane_stride(chunk * plan.c_block, L), es);
+  plan.source_bytes = scratch_bytes(36 * plane_stride(chunk * all, L), es);
   plan.weight_bytes = scratch_bytes(36 * plane_stride(chunk * lanes, L), es);
-  plan.tile_bytes = scratch_bytes(plan.panels * 36 * plane_stride(plan.c_block * lanes, L), es);
-  plan.edge_bytes = scratch_bytes(std::max({(6 * plan.rows + 1) * (4 * plan.cols + 2) * L,
-                                            (4 * plan.rows + 1) * 4 * plan.cols * lanes, 9 * lanes}),
-                                  es);
+  plan.tile_bytes = scratch_bytes(plan.panels * 36 * plane_stride(all * lanes, L), es);
+  plan.edge_bytes =
+      scratch_bytes(std::max({packed_pixels(plan, m, g.stride_h, g.stride_w) * L,
+                              (m * plan.rows + 1) * m * plan.cols * lanes, g.kH * g.kW * lanes}),
+                    es);
   plan.scratch_bytes = plan.source_bytes + plan.weight_bytes + plan.tile_bytes + plan.edge_bytes +
                        scratch_bytes(chunk, sizeof(KStep));
 
   const double t = static_cast<double>(tiles_h * tiles_w), vectors = static_cast<double>(ceil_div(g.Co, L));
   return t * (36 * tile_cycles * static_cast<double>(ceil_div(g.Ci, plan.c_block)) +
-              static_cast<double>(groups) * kWinogradInput + vectors * kWinogradInput) +
-         static_cast<double>(g.Ci) * vectors * kWinogradKernel;
+              static_cast<double>(residues * groups) * kWinogradInput + vectors * kWinogradInput) +
+         static_cast<double>(residues * g.Ci) * vectors * kWinogradKernel;
 }
 
 }  // namespace

@@ -1,16 +1,16 @@
-// forward and grad_input by Winograd F(4x4, 3x3). Lanes are channels in every stage, so that no tile wastes a
-// lane whatever the width of the image.
+// forward and grad_input by Winograd F(m x m, r x r). Lanes are channels in every stage, so that no tile wastes
+// a lane whatever the width of the image.
 //
 // Loops, outermost first, with what each holds:
 //
 //   item (group, chunk of tiles, panels)   one thread; disjoint results
 //     channel group (lanes channels)       source packed: [slot][width][lanes]
-//                                          transformed: V[36][group][tile][lanes]
-//     panel (nv * lanes channels)
-//       channel block (c_block)            weights packed: [c][kh][kw][panel lanes]
-//                                          transformed: U[36][c][panel lanes]               L2
-//         plane, tiles (mr)                microkernel: M[36][tile][panel lanes] += V * U   registers
-//       tile row                           A^T M A: [4][4 * tiles][panel lanes]             L1
+//       residue of X (forward)             transformed: V[36][residue][group][tile][lanes]
+//     panel (row residue of dX, channels)  of grad_input with all column residues: nv vectors
+//       channel block (c_block)            weights packed: [c][kh][kw][lanes]
+//         residue of X                     transformed: U[36][c][panel lanes]               L2
+//           plane, tiles (mr)              microkernel: M[36][tile][panel lanes] += V * U   registers
+//       tile row                           A^T M A: [m][m * tiles][column residue][lanes]   L1
 //                                          then to the tensor, unless it is not finite
 //
 // The weights are transformed anew for each item: nothing is shared between
@@ -28,10 +28,18 @@
 
 namespace tce {
 
-Axis tile_axis(int64_t out_size, int64_t source_size, int64_t first) {
-  const int64_t tiles = ceil_div(out_size, 4);
-  Axis axis{tiles, source_size, 1, 4, {{tiles, {}}}};
-  for (int64_t i = 0; i < 6; ++i) axis.phases[0].taps.push_back({i, first + i});
+void residue_taps(const ConvGeometry& g, int64_t a_h, int64_t a_w, int64_t unit, bool reversed,
+                   int64_t* taps) {
+  const int64_t r = winograd_taps(g.kH, g.stride_h);
+  for (int64_t i = 0; i < r * r; ++i) {
+    const int64_t kh = g.stride_h * (i / r) + a_h, kw = g.stride_w * (i % r) + a_w;
+    taps[reversed ? r * r - 1 - i : i] = kh < g.kH && kw < g.kW ? (kh * g.kW + kw) * unit : -1;
+  }
+}
+
+Axis tile_axis(int64_t tiles, int64_t step, int64_t source_size, int64_t first, int64_t count) {
+  Axis axis{tiles, source_size, 1, step, {{tiles, {}}}};
+  for (int64_t i = 0; i < count; ++i) axis.phases[0].taps.push_back({i, first + i});
   return axis;
 }
 
@@ -55,25 +63,65 @@ struct NotFinite {
   }
 };
 
+// What forward and grad_input differ in, of a layer of stride s: forward sums over residues of the source,
+// grad_input computes those of the result.
+struct Shape {
+  int64_t taps, results;       // r, m
+  int64_t source_h, source_w;  // residues of the source
+  int64_t out_h, out_w;        // residues of the result
+  int64_t first_h, first_w;    // result (u, a) lies at first + out * u + a
+  Axis rows, cols;             // tiles
+};
+
+template <class scalar_t>
+Shape make_shape(const Correlation<scalar_t>& c, const Plan& plan) {
+  const ConvGeometry& g = plan.geometry;
+  Shape s = {};
+  s.taps = winograd_taps(g.kH, g.stride_h);
+  s.results = winograd_results(s.taps);
+  if (plan.contraction == Contraction::kForward) {
+    s.source_h = g.stride_h, s.source_w = g.stride_w, s.out_h = s.out_w = 1;
+    const auto axis = [&](int64_t out, int64_t source, int64_t stride, int64_t padding) {
+      return tile_axis(ceil_div(out, s.results), s.results * stride, source, -padding,
+                       kWinogradPoints * stride);
+    };
+    s.rows = axis(c.out_h, c.source_h, g.stride_h, g.padding_h);
+    s.cols = axis(c.out_w, c.source_w, g.stride_w, g.padding_w);
+  } else {
+    s.source_h = s.source_w = 1, s.out_h = g.stride_h, s.out_w = g.stride_w;
+    const auto axis = [&](int64_t out, int64_t source, int64_t stride, int64_t padding, int64_t& first) {
+      const ResidueRange u = residue_range(out, stride, padding);
+      first = stride * u.first - padding;
+      return tile_axis(ceil_div(u.count, s.results), s.results, source, u.first - (s.taps - 1),
+                       kWinogradPoints);
+    };
+    s.rows = axis(c.out_h, c.source_h, g.stride_h, g.padding_h, s.first_h);
+    s.cols = axis(c.out_w, c.source_w, g.stride_w, g.padding_w, s.first_w);
+  }
+  return s;
+}
+
 template <class scalar_t>
 class Worker {
  public:
-  Worker(const Correlation<scalar_t>& c, const Plan& plan, const Kernels<scalar_t>& kernels, const Axis& rows,
-         const Axis& cols, const int64_t (&taps)[9], const Item& item, NotFinite& not_finite)
+  Worker(const Correlation<scalar_t>& c, const Plan& plan, const Kernels<scalar_t>& kernels,
+         const Shape& shape, const Item& item, NotFinite& not_finite)
       : c_(c),
         plan_(plan),
         kernels_(kernels),
-        rows_(rows),
-        cols_(cols),
-        taps_(taps),
+        transforms_(kernels.winograd[shape.taps]),
+        shape_(shape),
         item_(item),
         not_finite_(not_finite),
         scratch_(plan.scratch_bytes),
         lanes_(kernels.lanes),
+        channel_lanes_(plan.panel_lanes() / shape.out_w),
+        tile_rows_(item.row_last - item.row_first),
         tile_cols_(item.col_last - item.col_first),
-        tiles_((item.row_last - item.row_first) * tile_cols_),
+        tiles_(tile_rows_ * tile_cols_),
         groups_(ceil_div(c.C, kernels.lanes)),
-        v_plane_(plane_stride(groups_ * tiles_ * lanes_, lanes_)) {
+        residues_(shape.source_h * shape.source_w),
+        v_plane_(plane_stride(residues_ * groups_ * tiles_ * lanes_, lanes_)) {
     v_ = scratch_.take_bytes<scalar_t>(plan.source_bytes);
     u_ = scratch_.take_bytes<scalar_t>(plan.weight_bytes);
     m_ = scratch_.take_bytes<scalar_t>(plan.tile_bytes);
@@ -87,10 +135,17 @@ class Worker {
   }
 
  private:
-  // V[36][group][tile][lanes]
+  // The result channels of a panel, and the row residue of dX.
+  struct Panel {
+    int64_t residue, o_first, valid;
+    int nv;         // vectors of a column residue
+    int64_t lanes;  // of all column residues
+  };
+
+  // V[36][residue][group][tile][lanes]
   void transform_source() {
-    const RowSlots rows = make_row_slots(rows_, item_.row_first, item_.row_last);
-    const SourceRuns columns = make_source_runs(cols_, item_.col_first, item_.col_last, true);
+    const RowSlots rows = make_row_slots(shape_.rows, item_.row_first, item_.row_last);
+    const SourceRuns columns = make_source_runs(shape_.cols, item_.col_first, item_.col_last, true);
     // The packed rows, and a row of zeros.
     check_fits((static_cast<int64_t>(rows.source.size()) + 1) * columns.length * lanes_, sizeof(scalar_t),
                plan_.edge_bytes);
@@ -99,62 +154,72 @@ class Worker {
       source.data += (item_.g * c_.C + group * lanes_) * source.stride[1];
       pack_pixel_major(kernels_, source, std::min(lanes_, c_.C - group * lanes_), lanes_, c_.source_w, rows,
                        columns, edge_);
-      each_tile_row(edge_, rows, columns, item_.row_last - item_.row_first, item_.col_first, lanes_,
-                    [&](int64_t row, const scalar_t** sources) {
-                      kernels_.winograd_input(sources, lanes_, tile_cols_,
-                                              v_ + (group * tiles_ + row * tile_cols_) * lanes_, lanes_,
-                                              v_plane_);
+      each_tile_row(edge_, rows, columns, tile_rows_, item_.col_first, lanes_,
+                    [&](int64_t row, const scalar_t* const* lines) {
+                      transform_residues(kernels_, lines, shape_.source_h, shape_.source_w, shape_.taps,
+                                         tile_cols_, v_ + (group * tiles_ + row * tile_cols_) * lanes_,
+                                         lanes_, groups_ * tiles_ * lanes_, v_plane_);
                     });
     }
   }
 
-  void run_panel(int64_t panel) {
-    const int64_t o0 = panel * plan_.panel_lanes(), valid = std::min(plan_.panel_lanes(), c_.O - o0);
-    const int nv = static_cast<int>(ceil_div(valid, lanes_));
-    const int64_t panel_lanes = nv * lanes_, m_plane = plane_stride(tiles_ * panel_lanes, lanes_);
+  void run_panel(int64_t index) {
+    const int64_t panels = ceil_div(c_.O, channel_lanes_);
+    Panel panel = {};
+    panel.residue = index / panels;
+    panel.o_first = index % panels * channel_lanes_;
+    panel.valid = std::min(channel_lanes_, c_.O - panel.o_first);
+    panel.nv = static_cast<int>(ceil_div(panel.valid, lanes_));
+    panel.lanes = shape_.out_w * panel.nv * lanes_;
+    const int64_t m_plane = plane_stride(tiles_ * panel.lanes, lanes_);
     for (int64_t c0 = 0; c0 < c_.C; c0 += plan_.c_block) {
       const int64_t channels = std::min(plan_.c_block, c_.C - c0);
-      const int64_t u_plane = transform_weight(o0, valid, panel_lanes, c0, channels);
-      multiply(nv, c0 / lanes_, ceil_div(channels, lanes_), u_plane, m_plane, c0 > 0);
+      WeightView<scalar_t> w = c_.weight;
+      w.data += item_.g * c_.weight_group + panel.o_first * w.lane + c0 * w.channel;
+      pack_weight(kernels_, w, panel.valid, panel.nv * lanes_, channels, {0, c_.kH}, {0, c_.kW}, edge_);
+      for (int64_t residue = 0; residue < residues_; ++residue) {
+        const int64_t u_plane = transform_weight(panel, residue, channels);
+        multiply(panel, residue * groups_ + c0 / lanes_, ceil_div(channels, lanes_), u_plane, m_plane,
+                 c0 + residue > 0);
+      }
     }
-    for (int64_t row = 0; row < item_.row_last - item_.row_first; ++row) {
-      store_row(row, o0, valid, nv, m_plane);
-    }
+    for (int64_t row = 0; row < tile_rows_; ++row) store_row(row, panel, m_plane);
   }
 
-  // U[36][c][panel lanes]; rows up to a whole number of channel groups are zero. Returns the plane stride.
-  int64_t transform_weight(int64_t o0, int64_t valid, int64_t panel_lanes, int64_t c0, int64_t channels) {
-    const int64_t rows = ceil_div(channels, lanes_) * lanes_;
-    const int64_t plane = plane_stride(rows * panel_lanes, lanes_);
-    WeightView<scalar_t> w = c_.weight;
-    w.data += item_.g * c_.weight_group + o0 * w.lane + c0 * w.channel;
-    pack_weight(kernels_, w, valid, panel_lanes, channels, {0, 3}, {0, 3}, edge_);
-    int64_t taps[9];
-    for (int i = 0; i < 9; ++i) taps[i] = taps_[i] * panel_lanes;
-    for (int64_t c = 0; c < channels; ++c) {
-      kernels_.winograd_kernel(edge_ + c * 9 * panel_lanes, taps, panel_lanes / lanes_, u_ + c * panel_lanes,
-                               plane);
+  // U[36][c][panel lanes] of a residue of X, or of a row and all column residues of dX; rows up to a whole
+  // number of channel groups are zero. Returns the plane stride.
+  int64_t transform_weight(const Panel& panel, int64_t residue, int64_t channels) {
+    const int64_t rows = ceil_div(channels, lanes_) * lanes_, unit = panel.nv * lanes_;
+    const int64_t plane = plane_stride(rows * panel.lanes, lanes_);
+    for (int64_t w = 0; w < shape_.out_w; ++w) {
+      int64_t taps[kMaxWinogradTaps * kMaxWinogradTaps];
+      residue_taps(plan_.geometry, panel.residue + residue / shape_.source_w, w + residue % shape_.source_w,
+                    unit, plan_.contraction == Contraction::kGradInput, taps);
+      for (int64_t c = 0; c < channels; ++c) {
+        transforms_.kernel(edge_ + c * c_.kH * c_.kW * unit, taps, panel.nv, u_ + c * panel.lanes + w * unit,
+                           plane);
+      }
     }
     for (int64_t xi = 0; channels < rows && xi < 36; ++xi) {
-      std::fill(u_ + xi * plane + channels * panel_lanes, u_ + xi * plane + rows * panel_lanes, scalar_t(0));
+      std::fill(u_ + xi * plane + channels * panel.lanes, u_ + xi * plane + rows * panel.lanes, scalar_t(0));
     }
     return plane;
   }
 
   // M[36][tile][panel lanes] (+)= sum over the channels of the groups of V * U
-  void multiply(int nv, int64_t group_first, int64_t groups, int64_t u_plane, int64_t m_plane,
+  void multiply(const Panel& panel, int64_t group_first, int64_t groups, int64_t u_plane, int64_t m_plane,
                 bool accumulate) {
-    const int64_t panel_lanes = nv * lanes_;
+    const int64_t nv = panel.lanes / lanes_;
     for (int64_t l = 0; l < lanes_; ++l) {
-      steps_[l] = {static_cast<int32_t>(l), static_cast<int32_t>(l * panel_lanes)};
+      steps_[l] = {static_cast<int32_t>(l), static_cast<int32_t>(l * panel.lanes)};
     }
     TileProblem<scalar_t> tile = {};
     tile.steps = steps_;
     tile.inner = lanes_;
     tile.outer = groups;
     tile.a_outer = tiles_ * lanes_;
-    tile.b_outer = lanes_ * panel_lanes;
-    tile.c_stride = panel_lanes;
+    tile.b_outer = lanes_ * panel.lanes;
+    tile.c_stride = panel.lanes;
     tile.accumulate = accumulate;
     const int64_t parts = ceil_div(tiles_, kernels_.max_rows[nv]);
     for (int64_t xi = 0; xi < 36; ++xi) {
@@ -162,45 +227,60 @@ class Worker {
       for (int64_t i = 0; i < parts; ++i) {
         const int64_t begin = part_start(tiles_, parts, i), end = part_start(tiles_, parts, i + 1);
         tile.a = v_ + xi * v_plane_ + (group_first * tiles_ + begin) * lanes_;
-        tile.c_tile = m_ + xi * m_plane + begin * panel_lanes;
+        tile.c_tile = m_ + xi * m_plane + begin * panel.lanes;
         kernels_.microkernel_blocked[nv][end - begin](tile);
       }
     }
   }
 
-  void store_row(int64_t row, int64_t o0, int64_t valid, int nv, int64_t m_plane) {
-    const int64_t panel_lanes = nv * lanes_, width = 4 * tile_cols_;
-    // edge_: bias, then four rows of pixels.
-    scalar_t *bias = nullptr, *pixels = edge_ + panel_lanes;
+  void store_row(int64_t row, const Panel& panel, int64_t m_plane) {
+    const int64_t unit = panel.nv * lanes_, width = shape_.results * tile_cols_ * shape_.out_w;
+    // edge_: bias, then m rows of pixels.
+    scalar_t *bias = nullptr, *pixels = edge_ + unit;
     if (c_.bias) {
       bias = edge_;
-      std::fill(bias, bias + panel_lanes, scalar_t(0));
-      std::copy_n(c_.bias + item_.g * c_.O + o0, valid, bias);
+      std::fill(bias, bias + unit, scalar_t(0));
+      std::copy_n(c_.bias + item_.g * c_.O + panel.o_first, panel.valid, bias);
     }
-    const bool finite = kernels_.winograd_output(m_ + row * tile_cols_ * panel_lanes, m_plane, tile_cols_, nv,
-                                                 panel_lanes, bias, pixels, width * panel_lanes);
-    const int64_t n = (item_.row_first + row) / rows_.out_size;
-    const int64_t h0 = (item_.row_first + row) % rows_.out_size * 4, h1 = std::min(h0 + 4, c_.out_h);
-    const int64_t w0 = item_.col_first * 4, w1 = std::min(w0 + width, c_.out_w);
-    if (!finite)
-      return not_finite_.add({item_.g, n * c_.out_h + h0, n * c_.out_h + h1, w0, w1, o0, o0 + valid});
+    bool finite = true;
+    for (int64_t w = 0; w < shape_.out_w; ++w) {
+      finite &=
+          transforms_.output(m_ + row * tile_cols_ * panel.lanes + w * unit, m_plane, tile_cols_, panel.nv,
+                             panel.lanes, bias, pixels + w * unit, width * unit, shape_.out_w * unit);
+    }
+    const int64_t n = (item_.row_first + row) / shape_.rows.out_size;
+    const int64_t t = (item_.row_first + row) % shape_.rows.out_size;
+    // The rows of all residues, and the columns, of these tiles.
+    const int64_t h_first = shape_.first_h + shape_.out_h * shape_.results * t;
+    const int64_t h_last = std::min(h_first + shape_.out_h * shape_.results, c_.out_h);
+    const int64_t w_first = shape_.first_w + shape_.out_w * shape_.results * item_.col_first;
+    const int64_t w0 = std::max<int64_t>(0, w_first), w1 = std::min(w_first + width, c_.out_w);
+    if (!finite) {
+      const int64_t first = n * c_.out_h;
+      return not_finite_.add({item_.g, first + std::max<int64_t>(0, h_first), first + h_last, w0, w1,
+                              panel.o_first, panel.o_first + panel.valid});
+    }
     const auto [sn, sc, sh, sw] = c_.out.stride;
-    for (int64_t h = h0; h < h1; ++h) {
-      kernels_.copy_2d({valid, w1 - w0, 1, panel_lanes, sc, sw}, pixels + (h - h0) * width * panel_lanes,
-                       c_.out.data + n * sn + (item_.g * c_.O + o0) * sc + h * sh + w0 * sw);
+    scalar_t* out = c_.out.data + n * sn + (item_.g * c_.O + panel.o_first) * sc + w0 * sw;
+    for (int64_t h = h_first + panel.residue; h < h_last; h += shape_.out_h, pixels += width * unit) {
+      if (h < 0) continue;
+      kernels_.copy_2d({panel.valid, w1 - w0, 1, unit, sc, sw}, pixels + (w0 - w_first) * unit, out + h * sh);
     }
   }
 
   const Correlation<scalar_t>& c_;
   const Plan& plan_;
   const Kernels<scalar_t>& kernels_;
-  const Axis &rows_, &cols_;
-  const int64_t (&taps_)[9];
+  const WinogradKernels<scalar_t>& transforms_;
+  const Shape& shape_;
   const Item item_;
   NotFinite& not_finite_;
   Scratch scratch_;
-  const int64_t lanes_;  // of a vector
-  const int64_t tile_cols_, tiles_, groups_, v_plane_;
+  const int64_t lanes_;          // of a vector
+  const int64_t channel_lanes_;  // result channels of a panel
+  const int64_t tile_rows_, tile_cols_, tiles_;
+  const int64_t groups_, residues_;  // of the source
+  const int64_t v_plane_;
   scalar_t *v_, *u_, *m_, *edge_;
   KStep* steps_;
 };
@@ -210,20 +290,11 @@ class Worker {
 template <class scalar_t>
 void winograd_correlate(const Correlation<scalar_t>& c, const Plan& plan, const Plan& direct,
                         const Kernels<scalar_t>& kernels, int threads) {
-  // With stride 1 the three taps of an axis read neighbouring positions, in
-  // ascending or descending order of k.
-  const std::vector<Tap> taps_h = c.rows({0, 3}).phases.at(0).taps, taps_w = c.cols({0, 3}).phases.at(0).taps;
-  const int64_t first_h = std::min(taps_h[0].source, taps_h[2].source);
-  const int64_t first_w = std::min(taps_w[0].source, taps_w[2].source);
-  int64_t taps[9];
-  for (const Tap& h : taps_h) {
-    for (const Tap& w : taps_w) taps[(h.source - first_h) * 3 + w.source - first_w] = h.k * 3 + w.k;
-  }
-  const Axis rows = tile_axis(c.out_h, c.source_h, first_h), cols = tile_axis(c.out_w, c.source_w, first_w);
-
-  const int64_t total_rows = c.N * rows.out_size, panels = panel_count(plan, c.O);
-  const PanelCut cut = cut_winograd(plan, {c.G, total_rows, cols.out_size, panels}, c.C, threads);
-  const int64_t row_parts = ceil_div(total_rows, cut.rows), col_parts = ceil_div(cols.out_size, plan.cols);
+  const Shape shape = make_shape(c, plan);
+  const int64_t cols = shape.cols.out_size, total_rows = c.N * shape.rows.out_size;
+  const int64_t panels = shape.out_h * ceil_div(c.O * shape.out_w, plan.panel_lanes());
+  const PanelCut cut = cut_winograd(plan, {c.G, total_rows, cols, panels}, c.C, threads);
+  const int64_t row_parts = ceil_div(total_rows, cut.rows), col_parts = ceil_div(cols, plan.cols);
   const int64_t panel_parts = ceil_div(panels, cut.panels);
   NotFinite not_finite;
   parallel_for(c.G * row_parts * col_parts * panel_parts, threads, [&](int64_t i) {
@@ -234,10 +305,10 @@ void winograd_correlate(const Correlation<scalar_t>& c, const Plan& plan, const 
     item.row_first = part_start(total_rows, row_parts, r);
     item.row_last = part_start(total_rows, row_parts, r + 1);
     item.col_first = w * plan.cols;
-    item.col_last = std::min(cols.out_size, item.col_first + plan.cols);
+    item.col_last = std::min(cols, item.col_first + plan.cols);
     item.panel_first = part_start(panels, panel_parts, p);
     item.panel_last = part_start(panels, panel_parts, p + 1);
-    Worker<scalar_t>(c, plan, kernels, rows, cols, taps, item, not_finite).run();
+    Worker<scalar_t>(c, plan, kernels, shape, item, not_finite).run();
   });
   for (const Region& region : not_finite.regions) correlate_region(c, direct, kernels, region);
 }

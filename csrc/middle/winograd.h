@@ -1,11 +1,23 @@
-// Winograd F(4x4, 3x3): the second algorithm for 3x3, stride-1, undilated contractions, with a quarter of the
-// products (formulas and points: back/winograd.inl; accuracy: docs/kernels.md).
+// Winograd F(m x m, r x r), m = 7 - r: the second algorithm for undilated contractions, with fewer products
+// (formulas and points: back/winograd.inl; accuracy: docs/kernels.md).
+//
+// NOTE [Residues]
+// The transforms are those of stride 1. A layer of stride s is s layers of stride 1 along an axis: the kernel
+// elements k = s t + a of one residue a, 0 <= a < s, meet the positions s u + a - padding of X or dX,
+//
+//   forward      Y[o]              = sum over a, t of   W[s t + a] * X[s (o + t) + a - padding]
+//   grad_input   dX[s u + a - padding] = sum over t of  W[s t + a] * dY[u - t]
+//   grad_weight  dW[s t + a]       = sum over o of      dY[o] * X[s (o + t) + a - padding]
+//
+// so that a residue (of both axes) of X is summed, of dX and dW computed, as channels of its own. r is the
+// number of t, ceil(k / s); a residue without the last t has a zero there. For 4x4 kernels of stride 2 that
+// makes 4 * 36 products of 5x5 pixels instead of 400, for 3x3 kernels of stride 1 36 of 4x4 instead of 144.
 //
 // NOTE [Finite tiles]
-// The transforms mix the pixels of a tile, so one Inf or NaN would spread over 4x4 pixels, and Inf - Inf
+// The transforms mix the pixels of a tile, so one Inf or NaN would spread over m x m pixels, and Inf - Inf
 // would become NaN. Whatever comes out not finite is therefore computed again by the direct algorithm, in
-// units that only the geometry fixes (a row of tiles of one panel of channels), so that the bits of the
-// result stay independent of batch and threads.
+// units that only the geometry fixes (a row of tiles of one panel of channels, with the rows of all residues),
+// so that the bits of the result stay independent of batch and threads.
 
 #pragma once
 
@@ -25,11 +37,36 @@ template <class scalar_t>
 void winograd_grad_weight(const Plan& plan, const Plan& direct, const ConvGeometry& geometry,
                           const Operands<scalar_t>& operands, const Kernels<scalar_t>& kernels, int threads);
 
-// The tiles along an axis: tile t reads the six positions first + 4 t, ..., first + 4 t + 5.
-Axis tile_axis(int64_t out_size, int64_t source_size, int64_t first);
+constexpr int64_t kWinogradPoints = 6;  // of an axis, m + r - 1
 
-// Calls transform(row, sources) for the `count` tile rows of a pixel-major packed source, where sources[i] is
-// the first column of the row that the tiles read with tap i. Outside the image that is a row of zeros, which
+// r, along an axis.
+inline int64_t winograd_taps(int64_t k, int64_t stride) {
+  return ceil_div(k, stride);
+}
+// m for an r.
+inline int64_t winograd_results(int64_t taps) {
+  return kWinogradPoints + 1 - taps;
+}
+
+// The u (NOTE [Residues]) whose pixels of an axis of dX lie inside the image, for one residue at least.
+struct ResidueRange {
+  int64_t first, count;
+};
+inline ResidueRange residue_range(int64_t i_size, int64_t stride, int64_t padding) {
+  const int64_t first = floor_div(padding, stride);
+  return {first, i_size > 0 ? floor_div(i_size - 1 + padding, stride) - first + 1 : 0};
+}
+
+// taps[r i + j]: kernel element (i, j) of the residue (a_h, a_w) as an offset into elements [kh][kw] of `unit`
+// scalars, -1 where there is none. `reversed`: in descending order of both.
+void residue_taps(const ConvGeometry& geometry, int64_t a_h, int64_t a_w, int64_t unit, bool reversed,
+                   int64_t* taps);
+
+// The tiles along an axis: tile t reads `count` positions from first + t * step on.
+Axis tile_axis(int64_t tiles, int64_t step, int64_t source_size, int64_t first, int64_t count);
+
+// Calls transform(row, lines) for the `count` tile rows of a pixel-major packed source, where lines[i] is
+// the first pixel that the tiles read in the row of tap i. Outside the image that is a row of zeros, which
 // is made behind the packed rows.
 template <class scalar_t, class F>
 void each_tile_row(scalar_t* packed, const RowSlots& rows, const SourceRuns& columns, int64_t count,
@@ -37,14 +74,30 @@ void each_tile_row(scalar_t* packed, const RowSlots& rows, const SourceRuns& col
   const int64_t slot_size = columns.length * pixel;
   scalar_t* zeros = packed + static_cast<int64_t>(rows.source.size()) * slot_size;
   std::fill(zeros, zeros + slot_size, scalar_t(0));
+  const int64_t start = (columns.start[0][0] + columns.out_step * col_first) * pixel;
   for (int64_t row = 0; row < count; ++row) {
-    const scalar_t* sources[6];
+    const scalar_t* lines[kWinogradPoints * kMaxVectors];
     for (int64_t i = 0; i < rows.max_taps; ++i) {
       const int32_t slot = rows.slot[row * rows.max_taps + i];
-      sources[i] =
-          (slot < 0 ? zeros : packed + slot * slot_size) + (columns.start[0][0] + 4 * col_first) * pixel;
+      lines[i] = (slot < 0 ? zeros : packed + slot * slot_size) + start;
     }
-    transform(row, sources);
+    transform(row, lines);
+  }
+}
+
+// B^T d B of a row of tiles, for each residue of the stride: the sources of a_h, a_w begin at lines[a_h] and
+// its pixel a_w, and lie a stride apart. The results of a residue lie `residue` apart.
+template <class scalar_t>
+void transform_residues(const Kernels<scalar_t>& kernels, const scalar_t* const* lines, int64_t stride_h,
+                        int64_t stride_w, int64_t taps, int64_t tiles, scalar_t* dst, int64_t tile_stride,
+                        int64_t residue, int64_t plane) {
+  const int64_t pixel = stride_w * kernels.lanes;
+  for (int64_t h = 0; h < stride_h; ++h) {
+    for (int64_t w = 0; w < stride_w; ++w, dst += residue) {
+      const scalar_t* sources[kWinogradPoints];
+      for (int64_t i = 0; i < kWinogradPoints; ++i) sources[i] = lines[stride_h * i + h] + w * kernels.lanes;
+      kernels.winograd_input(sources, pixel, winograd_results(taps) * pixel, tiles, dst, tile_stride, plane);
+    }
   }
 }
 

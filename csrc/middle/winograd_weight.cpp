@@ -1,14 +1,15 @@
-// grad_weight by Winograd F(4x4, 3x3), with the matrices of back/winograd.inl:
+// grad_weight by Winograd F(m x m, r x r), with the matrices of back/winograd.inl, for each residue of the stride
+// (winograd.h, NOTE [Residues]):
 //
 //   dW = G^T [ sum over tiles of (B^T d B) . (A dY A^T) ] G        d: the 6x6 pixels of X that a tile reads
 //
 // Loops, outermost first, with what each holds:
 //
-//   item (group, channels, panels)        one thread; its sums: D[panel][36][ci][panel lanes]
-//     chunk of tiles, in order            X packed, transformed: V[36][tile][ci]
+//   item (group, channels, panels)        one thread; its sums: D[panel][36][residue][ci][panel lanes]
+//     chunk of tiles, in order            X packed, transformed: V[36][tile][residue][ci]
 //       panel (nv * lanes channels co)    dY packed, transformed: Y[36][tile][panel lanes]   L2
 //         plane, channels (mr)            microkernel: D += sum over the tiles of V * Y      registers
-//   then: D transformed to 3x3, and to the tensor
+//   then: D transformed to r x r elements of each residue, and to the tensor
 //
 // The chunks are fixed by the geometry and summed in order: the same bits for any number of threads.
 
@@ -46,11 +47,15 @@ class Worker {
         lanes_(kernels.lanes),
         channels_(item.ci.end - item.ci.begin),
         padded_(ceil_div(channels_, lanes_) * lanes_),
-        rows_(tile_axis(g.oH, g.iH, -g.padding_h)),
-        cols_(tile_axis(g.oW, g.iW, -g.padding_w)),
-        dy_rows_(dy_axis(g.oH)),
-        dy_cols_(dy_axis(g.oW)),
-        d_plane_(plane_stride(padded_ * plan.panel_lanes(), lanes_)) {
+        all_(g.stride_h * g.stride_w * padded_),
+        taps_(winograd_taps(g.kH, g.stride_h)),
+        results_(winograd_results(taps_)),
+        transforms_(kernels.winograd[taps_]),
+        rows_(x_axis(g.oH, g.iH, g.stride_h, g.padding_h)),
+        cols_(x_axis(g.oW, g.iW, g.stride_w, g.padding_w)),
+        dy_rows_(tile_axis(rows_.out_size, results_, g.oH, 0, results_)),
+        dy_cols_(tile_axis(cols_.out_size, results_, g.oW, 0, results_)),
+        d_plane_(plane_stride(all_ * plan.panel_lanes(), lanes_)) {
     v_ = scratch_.take_bytes<scalar_t>(plan.source_bytes);
     y_ = scratch_.take_bytes<scalar_t>(plan.weight_bytes);
     d_ = scratch_.take_bytes<scalar_t>(plan.tile_bytes);
@@ -72,16 +77,14 @@ class Worker {
   }
 
  private:
-  // Tile t reads dY at 4 t, ..., 4 t + 3.
-  static Axis dy_axis(int64_t size) {
-    Axis axis{ceil_div(size, 4), size, 1, 4, {{ceil_div(size, 4), {}}}};
-    for (int64_t i = 0; i < 4; ++i) axis.phases[0].taps.push_back({i, i});
-    return axis;
+  Axis x_axis(int64_t o_size, int64_t i_size, int64_t stride, int64_t padding) const {
+    return tile_axis(ceil_div(o_size, results_), results_ * stride, i_size, -padding,
+                     kWinogradPoints * stride);
   }
 
   void sum_chunk(int64_t row_first, int64_t row_last, int64_t col_first, int64_t col_last) {
     const int64_t tile_cols = col_last - col_first, tiles = (row_last - row_first) * tile_cols;
-    const int64_t v_plane = plane_stride(tiles * padded_, lanes_);
+    const int64_t v_plane = plane_stride(tiles * all_, lanes_);
     {
       const RowSlots rows = make_row_slots(rows_, row_first, row_last);
       const SourceRuns columns = make_source_runs(cols_, col_first, col_last, true);
@@ -93,9 +96,9 @@ class Worker {
         x.data += (item_.g * g_.Ci + item_.ci.begin + c) * x.stride[1];
         pack_pixel_major(kernels_, x, std::min(lanes_, channels_ - c), lanes_, g_.iW, rows, columns, edge_);
         each_tile_row(edge_, rows, columns, row_last - row_first, col_first, lanes_,
-                      [&](int64_t row, const scalar_t** sources) {
-                        kernels_.winograd_input(sources, lanes_, tile_cols,
-                                                v_ + row * tile_cols * padded_ + c, padded_, v_plane);
+                      [&](int64_t row, const scalar_t* const* lines) {
+                        transform_residues(kernels_, lines, g_.stride_h, g_.stride_w, taps_, tile_cols,
+                                           v_ + row * tile_cols * all_ + c, all_, padded_, v_plane);
                       });
       }
     }
@@ -111,23 +114,23 @@ class Worker {
       dy.data += (item_.g * g_.Co + o0) * dy.stride[1];
       pack_pixel_major(kernels_, dy, valid, panel_lanes, g_.oW, rows, columns, edge_);
       each_tile_row(edge_, rows, columns, row_last - row_first, col_first, panel_lanes,
-                    [&](int64_t row, const scalar_t** sources) {
+                    [&](int64_t row, const scalar_t** lines) {
                       for (int v = 0; v < nv; ++v) {
-                        kernels_.winograd_output_grad(sources, panel_lanes, tile_cols,
-                                                      y_ + row * tile_cols * panel_lanes + v * lanes_,
-                                                      panel_lanes, y_plane);
-                        for (int i = 0; i < 4; ++i) sources[i] += lanes_;
+                        transforms_.output_grad(lines, panel_lanes, tile_cols,
+                                                y_ + row * tile_cols * panel_lanes + v * lanes_, panel_lanes,
+                                                y_plane);
+                        for (int i = 0; i < results_; ++i) lines[i] += lanes_;
                       }
                     });
       multiply(p, nv, tiles, v_plane, y_plane);
     }
   }
 
-  // D[panel][36][ci][panel lanes] += sum over tiles of V * Y
+  // D[panel][36][residue][ci][panel lanes] += sum over tiles of V * Y
   void multiply(int64_t panel, int nv, int64_t tiles, int64_t v_plane, int64_t y_plane) {
     const int64_t panel_lanes = nv * lanes_;
     for (int64_t i = 0; i < tiles; ++i) {
-      steps_[i] = {static_cast<int32_t>(i * padded_), static_cast<int32_t>(i * panel_lanes)};
+      steps_[i] = {static_cast<int32_t>(i * all_), static_cast<int32_t>(i * panel_lanes)};
     }
     TileProblem<scalar_t> tile = {};
     tile.steps = steps_;
@@ -135,12 +138,12 @@ class Worker {
     tile.outer = 1;
     tile.c_stride = panel_lanes;
     tile.accumulate = true;
-    const int64_t parts = ceil_div(padded_, kernels_.max_rows[nv]);
+    const int64_t parts = ceil_div(all_, kernels_.max_rows[nv]);
     scalar_t* d = d_ + (panel - item_.panel_first) * 36 * d_plane_;
     for (int64_t xi = 0; xi < 36; ++xi) {
       tile.b = y_ + xi * y_plane;
       for (int64_t i = 0; i < parts; ++i) {
-        const int64_t begin = part_start(padded_, parts, i), end = part_start(padded_, parts, i + 1);
+        const int64_t begin = part_start(all_, parts, i), end = part_start(all_, parts, i + 1);
         tile.a = v_ + xi * v_plane + begin;
         tile.c_tile = d + xi * d_plane_ + begin * panel_lanes;
         kernels_.microkernel[nv][end - begin](tile);
@@ -156,18 +159,22 @@ class Worker {
     const auto [so, si, sh, sw] = t_.result.stride;
     scalar_t* dw = t_.result.data + (item_.g * g_.Co + o0) * so + item_.ci.begin * si;
     for (int64_t c = 0; c < channels_; ++c) {
-      kernels_.winograd_kernel_grad(d + c * panel_lanes, d_plane_, nv, edge_, panel_lanes);
+      for (int64_t residue = 0; residue < g_.stride_h * g_.stride_w; ++residue) {
+        int64_t taps[kMaxWinogradTaps * kMaxWinogradTaps];
+        residue_taps(g_, residue / g_.stride_w, residue % g_.stride_w, panel_lanes, false, taps);
+        transforms_.kernel_grad(d + (residue * padded_ + c) * panel_lanes, d_plane_, nv, taps, edge_);
+      }
       scalar_t sum = 0;  // of zeros while all are finite
-      for (int64_t i = 0; i < 9 * panel_lanes; ++i) sum += edge_[i] * scalar_t(0);
+      for (int64_t i = 0; i < g_.kH * g_.kW * panel_lanes; ++i) sum += edge_[i] * scalar_t(0);
       if (sum != 0)
         add_region(not_finite, {item_.g, o0, o0 + valid, {item_.ci.begin + c, item_.ci.begin + c + 1}});
-      if (sw == 1 && sh == 3) {  // contiguous kernels: written along memory
-        kernels_.copy_2d({valid, 9, 1, panel_lanes, so, 1}, edge_, dw + c * si);
+      if (sw == 1 && sh == g_.kW) {  // contiguous kernels: written along memory
+        kernels_.copy_2d({valid, g_.kH * g_.kW, 1, panel_lanes, so, 1}, edge_, dw + c * si);
         continue;
       }
-      for (int64_t k = 0; k < 9; ++k) {
+      for (int64_t k = 0; k < g_.kH * g_.kW; ++k) {
         kernels_.copy_2d({valid, 1, 1, 1, so, 1}, edge_ + k * panel_lanes,
-                         dw + c * si + k / 3 * sh + k % 3 * sw);
+                         dw + c * si + k / g_.kW * sh + k % g_.kW * sw);
       }
     }
   }
@@ -189,6 +196,9 @@ class Worker {
   Scratch scratch_;
   const int64_t lanes_;              // of a vector
   const int64_t channels_, padded_;  // of the item; to a whole number of vectors
+  const int64_t all_;                // of all residues
+  const int64_t taps_, results_;     // r, m
+  const WinogradKernels<scalar_t>& transforms_;
   const Axis rows_, cols_, dy_rows_, dy_cols_;
   const int64_t d_plane_;
   scalar_t *v_, *y_, *d_, *edge_;
@@ -201,7 +211,8 @@ template <class scalar_t>
 void winograd_grad_weight(const Plan& plan, const Plan& direct, const ConvGeometry& g,
                           const Operands<scalar_t>& t, const Kernels<scalar_t>& kernels, int threads) {
   const int64_t panels = panel_count(plan, g.Co), L = kernels.lanes;
-  const WeightCut cut = cut_winograd_weight(plan, g.N * ceil_div(g.oH, 4) * ceil_div(g.oW, 4), threads);
+  const int64_t m = winograd_results(winograd_taps(g.kH, g.stride_h));
+  const WeightCut cut = cut_winograd_weight(plan, g.N * ceil_div(g.oH, m) * ceil_div(g.oW, m), threads);
   const int64_t panel_parts = ceil_div(panels, cut.panels), ci_groups = ceil_div(g.Ci, L);
   const int64_t ci_parts = ceil_div(ci_groups, cut.channels / L);
   std::mutex mutex;
