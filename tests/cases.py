@@ -139,7 +139,8 @@ BLOCKS = [
     conv("huge_kernel_1x600_dilation_2_overlaps_padding", (2, 3), (2, 800), (1, 600), 1, (0, 300), 2, n=1),
 ]
 
-# 3x3, stride 1, enough channels and pixels that the plan prefers Winograd's 4x4 tiles on every ISA.
+# Enough channels and pixels that the plan prefers Winograd's tiles on every ISA: 4x4 pixels of 3x3 kernels of
+# stride 1, and those of other kernels and strides.
 WINOGRAD = [
     conv("tiles_4x4_fit_exactly", (32, 32), (8, 12), 3, padding=1),
     conv("tiles_partial_at_both_ends", (24, 40), (13, 15), 3),
@@ -153,6 +154,17 @@ WINOGRAD = [
     free("tiles_output_past_the_image", (32, 32), (9, 10), (14, 17), (3, 3), padding=1),
     free("tiles_negative_padding", (32, 32), (15, 16), (9, 9), (3, 3), padding=(-1, -2)),
     free("tiles_wholly_outside", (32, 32), (8, 8), (20, 22), (3, 3), padding=(6, 7)),
+    conv("tiles_2x2_kernel", (32, 33), (13, 15), 2),
+    conv("tiles_4x4_kernel", (33, 32), (12, 15), 4, padding=2),
+    conv("tiles_5x5_kernel", (32, 32), (11, 14), 5, padding=2, groups=2),
+    conv("tiles_stride_2_kernel_4", (40, 33), (42, 46), 4, stride=2, padding=1),
+    conv("tiles_stride_2_kernel_7x8", (33, 32), (25, 30), (7, 8), stride=2, padding=(3, 0)),
+    conv("tiles_stride_3_2_kernel_5x4", (32, 32), (58, 40), (5, 4), stride=(3, 2), padding=1),
+    conv("tiles_stride_4_kernel_15", (24, 24), (43, 40), 15, stride=4, padding=5, n=1),
+    transposed("tiles_transposed_kernel_4_stride_2", (36, 48), (20, 21), 4, 2, 1),
+    transposed("tiles_transposed_kernel_5_stride_3", (34, 48), (20, 21), 5, 3, 2, 1),
+    free("tiles_stride_2_negative_padding", (32, 40), (46, 45), (20, 20), (4, 3), 2, padding=(-3, -1)),
+    free("tiles_stride_2_past_the_image", (32, 32), (16, 18), (15, 14), (4, 4), 2, padding=(1, 2)),
 ]
 
 EMPTY = [

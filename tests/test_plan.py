@@ -59,18 +59,19 @@ KNOWN: list[tuple[Geometry, Choices]] = [
         {"forward": "winograd", "grad_input": "winograd", "grad_weight": "winograd"},
     ),
     (
-        conv("resnet_first_layer", (3, 64), 224, 7, stride=2, padding=3),
-        {"forward": "direct", "grad_weight": "direct"},
+        conv("resnet_3x3_stride_2", (128, 128), 56, 3, stride=2, padding=1),
+        {"forward": "winograd", "grad_input": "winograd", "grad_weight": "winograd"},
+    ),
+    (conv("resnet_3x3_stride_2_on_14", (512, 512), 14, 3, stride=2, padding=1), {"grad_weight": "direct"}),
+    (
+        conv("inception_5x5", (48, 64), 35, 5, padding=2),
+        {"forward": "winograd", "grad_input": "winograd", "grad_weight": "winograd"},
     ),
     (
-        conv("resnet_3x3_stride_2", (128, 128), 56, 3, stride=2, padding=1),
-        {"forward": "direct", "grad_weight": "direct"},
+        transposed("dcgan_4x4_stride_2", (64, 128), 32, 4, stride=2, padding=1),
+        {"forward": "winograd", "grad_input": "winograd", "grad_weight": "winograd"},
     ),
     (conv("resnet_pointwise", (256, 64), 56, 1), {"forward": "direct", "grad_input": "direct"}),
-    (
-        conv("alexnet_first_layer", (3, 64), 224, 11, stride=4, padding=2),
-        {"forward": "direct", "grad_weight": "direct"},
-    ),
     (
         conv("deeplab_dilation_12", (512, 256), 28, 3, padding=12, dilation=12),
         {"forward": "direct", "grad_input": "direct"},
@@ -122,7 +123,14 @@ KNOWN: list[tuple[Geometry, Choices]] = [
 # The same where vectors have 32 bytes or more; with the portable kernels' 16 bytes these estimates lie close
 # together.
 KNOWN_OF_LONG_VECTORS: list[tuple[Geometry, Choices]] = [
-    (conv("resnet_first_layer", (3, 64), 224, 7, stride=2, padding=3), {"grad_input": "pixels"}),
+    (
+        conv("resnet_first_layer", (3, 64), 224, 7, stride=2, padding=3),
+        {"forward": "direct", "grad_weight": "direct"},
+    ),
+    (
+        conv("alexnet_first_layer", (3, 64), 224, 11, stride=4, padding=2),
+        {"forward": "direct", "grad_weight": "direct"},
+    ),
     (
         conv("mobilenet_depthwise_112", (1, 1), 112, 3, padding=1, groups=32),
         {"forward": "rows / lanewise", "grad_input": "rows / lanewise", "grad_weight": "- / lanewise"},

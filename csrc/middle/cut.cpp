@@ -96,6 +96,7 @@ PanelCut cut_correlation(const Plan& plan, const CorrelationSize& size, int64_t 
 
 PanelCut cut_winograd(const Plan& plan, const CorrelationSize& size, int64_t channels, int threads) {
   const ConvGeometry& g = plan.geometry;
+  const double products = static_cast<double>(plan.points * plan.points);
   // Residues of the source are as channels.
   const int64_t residues = plan.contraction == Contraction::kForward ? g.stride_h * g.stride_w : 1;
   const double groups = static_cast<double>(residues * ceil_div(channels, plan.lanes)),
@@ -103,7 +104,7 @@ PanelCut cut_winograd(const Plan& plan, const CorrelationSize& size, int64_t cha
   return cut_panels(plan, size, threads, [&](int64_t rows, int64_t panels) {
     const double tiles = static_cast<double>(rows * std::min(plan.cols, size.cols));
     const double vectors = static_cast<double>(panels * plan.nv);
-    return tiles * vectors * (36 * c + kWinogradOutput) + tiles * groups * kWinogradInput +
+    return tiles * vectors * (products * c + kWinogradOutput) + tiles * groups * kWinogradInput +
            vectors * c * kWinogradKernel;
   });
 }
@@ -138,13 +139,14 @@ WeightCut cut_grad_weight(const Plan& plan, int64_t pixels, int threads) {
 }
 
 WeightCut cut_winograd_weight(const Plan& plan, int64_t tiles, int threads) {
-  const double t = static_cast<double>(tiles);
+  const double t = static_cast<double>(tiles), products = static_cast<double>(plan.points * plan.points);
   const int64_t residues = plan.geometry.stride_h * plan.geometry.stride_w;
   // All of kh is one item's: the products mix it.
   WeightCut cut = cut_weight(plan, 1, 1, threads, [&](int64_t panels, int64_t channels, int64_t) {
     const double groups = static_cast<double>(residues * ceil_div(channels, plan.lanes));
     const double vectors = static_cast<double>(panels * plan.nv);
-    return t * (36 * groups * plan.lanes * vectors + groups * kWinogradInput + vectors * kWinogradInput);
+    return t *
+           (products * groups * plan.lanes * vectors + groups * kWinogradInput + vectors * kWinogradInput);
   });
   cut.channels = ceil_div(cut.channels, plan.lanes) * plan.lanes;
   return cut;

@@ -113,8 +113,8 @@ Candidates make_candidates(Contraction contraction, const ConvGeometry& geometry
   plan(Algorithm::kWinograd, plan_winograd<scalar_t>,
        !winograd_applies(common.geometry) ? "it needs dilation 1 and 2 to 5 kernel elements for each element "
                                             "of the stride, as many of both axes"
-       : !options.winograd ? "it is switched off"
-                           : nullptr);
+       : !options.winograd                ? "it is switched off"
+                                          : nullptr);
   plan(Algorithm::kPixels, plan_pixels<scalar_t>,
        contraction == Contraction::kGradWeight ? "it computes forward and grad_input only" : nullptr);
   plan(Algorithm::kLanewise, plan_lanewise<scalar_t>, geometry.G == 1 ? "it needs groups" : nullptr);
@@ -214,7 +214,7 @@ std::string block_text(const Plan& p) {
   const bool weight = p.contraction == Contraction::kGradWeight;
   if (p.algorithm == Algorithm::kWinograd) {
     return (weight ? std::to_string(p.rows * p.cols) + " tiles" : std::to_string(p.c_block) + " channels") +
-           ", for each of 36 products";
+           ", for each of " + std::to_string(p.points * p.points) + " products";
   }
   return weight ? std::to_string(p.rows * p.cols) + " pixels"
                 : std::to_string(p.c_block) + " channels" + kernel;
@@ -225,7 +225,7 @@ std::string chunk_text(const Plan& p) {
   const bool weight = p.contraction == Contraction::kGradWeight;
   std::string text = size_text(p.rows, p.cols);
   if (p.algorithm == Algorithm::kWinograd) {
-    const int64_t m = winograd_results(winograd_taps(p.geometry.kH, p.geometry.stride_h));
+    const int64_t m = winograd_results(p);
     text += " tiles of " + size_text(m, m);
   }
   text += " pixels";

@@ -60,6 +60,7 @@ struct Plan {
   int64_t kh_block, kw_block;  // kernel elements (lanewise, rows: kh_block counts the row taps of a phase)
 
   bool spread;  // lanewise: lanes are result channels, not groups
+  int points;   // Winograd: P
 
   // Chunk: the pixels (Winograd: tiles of m x m pixels) that an item holds in scratch at a time. forward,
   // grad_input: of the result; grad_weight: of dY.

@@ -18,6 +18,8 @@ constexpr int64_t kChannels = 64;
 // against 36 for the products of one tile).
 constexpr int64_t kTiles = 128;
 constexpr int64_t kTransformedBytes = 5 * 512 * 1024;
+// The plan does not know the batch: so many samples are taken to share a chunk, and the transforms of weights.
+constexpr double kSamples = 4;
 // grad_weight: tiles summed in registers, channels of an item, bytes of its sums.
 constexpr int64_t kSumTiles = 64;
 constexpr int64_t kItemChannels = 128;
@@ -27,9 +29,23 @@ constexpr int64_t kSumBytes = 5 * 256 * 1024;
 constexpr double kNarrow = 0;
 
 // Elements of the packed rows of a chunk of tiles, and of a row of zeros, for one vector of channels.
-int64_t packed_pixels(const Plan& plan, int64_t results, int64_t stride_h, int64_t stride_w) {
-  return (kWinogradPoints * stride_h * plan.rows + 1) * stride_w *
-         (results * (plan.cols - 1) + kWinogradPoints);
+int64_t packed_pixels(const Plan& plan, int64_t stride_h, int64_t stride_w) {
+  return (plan.points * stride_h * plan.rows + 1) * stride_w *
+         (winograd_results(plan) * (plan.cols - 1) + plan.points);
+}
+
+// The number of points with the fewest products for a result of h x w pixels.
+template <class scalar_t>
+void choose_points(Plan& plan, const Kernels<scalar_t>& k, int64_t h, int64_t w) {
+  const int64_t taps = winograd_taps(plan.geometry.kH, plan.geometry.stride_h);
+  int64_t least = 0;
+  for (int points = 2; points <= kMaxWinogradPoints; ++points) {
+    if (!k.winograd[points][taps].input) continue;
+    const int64_t m = points + 1 - taps, products = points * points * ceil_div(h, m) * ceil_div(w, m);
+    if (plan.points != 0 && products >= least) continue;
+    plan.points = points;
+    least = products;
+  }
 }
 
 template <class scalar_t>
@@ -37,17 +53,16 @@ double plan_correlation(Plan& plan, const Kernels<scalar_t>& k) {
   const ConvGeometry& g = plan.geometry;
   const bool is_forward = plan.contraction == Contraction::kForward;
   const int64_t channels = is_forward ? g.Co : g.Ci, summed = is_forward ? g.Ci : g.Co;
-  const int64_t m = winograd_results(winograd_taps(g.kH, g.stride_h)), L = k.lanes, es = plan.element_size;
-  const auto count = [&](int64_t o_size, int64_t i_size, int64_t stride, int64_t padding) {
-    return ceil_div(is_forward ? o_size : residue_range(i_size, stride, padding).count, m);
-  };
-  const int64_t tiles_h = count(g.oH, g.iH, g.stride_h, g.padding_h);
-  const int64_t tiles_w = count(g.oW, g.iW, g.stride_w, g.padding_w);
-  if (summed == 0 || tiles_h <= 0 || tiles_w <= 0) return kNever;
+  const int64_t h = is_forward ? g.oH : residue_range(g.iH, g.stride_h, g.padding_h).count;
+  const int64_t w = is_forward ? g.oW : residue_range(g.iW, g.stride_w, g.padding_w).count;
+  if (summed == 0 || h <= 0 || w <= 0) return kNever;
+  choose_points(plan, k, h, w);
+  const int64_t m = winograd_results(plan), products = plan.points * plan.points;
+  const int64_t tiles_w = ceil_div(w, m), L = k.lanes, es = plan.element_size;
   // Residues of the source, and of the result: those of a row lie side by side in a panel.
   const int64_t source_h = is_forward ? g.stride_h : 1, source_w = is_forward ? g.stride_w : 1;
   const int64_t out_h = is_forward ? 1 : g.stride_h, out_w = is_forward ? 1 : g.stride_w;
-  const int64_t tiles = tiles_h * tiles_w, groups = source_h * source_w * ceil_div(summed, L);
+  const int64_t tiles = ceil_div(h, m) * tiles_w, groups = source_h * source_w * ceil_div(summed, L);
   const double product_cycles = choose_tile(plan, k, tiles, channels, kNarrow, static_cast<int>(out_w));
   if (plan.nv == 0) return kNever;
   const int64_t lanes = plan.panel_lanes(), elements = g.kH * g.kW;
@@ -56,17 +71,17 @@ double plan_correlation(Plan& plan, const Kernels<scalar_t>& k) {
   plan.kw_block = g.kW;
   plan.c_block = balanced(ceil_div(summed, L) * L, kChannels);
   plan.c_block = ceil_div(plan.c_block, L) * L;
-  const int64_t most = std::clamp<int64_t>(kTransformedBytes / (36 * groups * L * es), 8, kTiles);
+  const int64_t most = std::clamp<int64_t>(kTransformedBytes / (products * groups * L * es), 8, kTiles);
   plan.cols = balanced(tiles_w, most);
   plan.rows = std::max<int64_t>(1, most / plan.cols);
   plan.panels = std::max<int64_t>(1, out_h * panel_count(plan, channels * out_w));
 
   const int64_t chunk = plan.rows * plan.cols;
-  plan.source_bytes = scratch_bytes(36 * plane_stride(groups * chunk * L, L), es);
-  plan.weight_bytes = scratch_bytes(36 * plane_stride(plan.c_block * lanes, L), es);
-  plan.tile_bytes = scratch_bytes(36 * plane_stride(chunk * lanes, L), es);
+  plan.source_bytes = scratch_bytes(products * plane_stride(groups * chunk * L, L), es);
+  plan.weight_bytes = scratch_bytes(products * plane_stride(plan.c_block * lanes, L), es);
+  plan.tile_bytes = scratch_bytes(products * plane_stride(chunk * lanes, L), es);
   plan.edge_bytes =
-      scratch_bytes(std::max({packed_pixels(plan, m, source_h, source_w) * L,
+      scratch_bytes(std::max({packed_pixels(plan, source_h, source_w) * L,
                               plan.c_block * elements * lanes / out_w, (m * m * plan.cols + 1) * lanes}),
                     es);
   plan.scratch_bytes = plan.source_bytes + plan.weight_bytes + plan.tile_bytes + plan.edge_bytes +
@@ -74,19 +89,21 @@ double plan_correlation(Plan& plan, const Kernels<scalar_t>& k) {
 
   const double vectors = static_cast<double>(out_h * out_w * ceil_div(channels, L));
   const double t = static_cast<double>(tiles);
-  return product_cycles * static_cast<double>(out_h * 36 * groups * L) +
+  return product_cycles * static_cast<double>(out_h * products * groups * L) +
          t * static_cast<double>(groups) * kWinogradInput +
-         static_cast<double>(source_h * source_w * summed) * vectors * kWinogradKernel *
-             std::max(1.0, t / static_cast<double>(chunk)) +
+         static_cast<double>(source_h * source_w * summed) * vectors *
+             (is_forward ? kWinogradKernel : kWinogradKernelTurned) *
+             std::max(1 / kSamples, t / static_cast<double>(chunk)) +
          t * vectors * kWinogradOutput;
 }
 
 template <class scalar_t>
 double plan_grad_weight(Plan& plan, const Kernels<scalar_t>& k) {
   const ConvGeometry& g = plan.geometry;
-  const int64_t m = winograd_results(winograd_taps(g.kH, g.stride_h)), L = k.lanes, es = plan.element_size;
-  const int64_t tiles_h = ceil_div(g.oH, m), tiles_w = ceil_div(g.oW, m);
-  if (tiles_h == 0 || tiles_w == 0 || g.Ci == 0) return kNever;
+  if (g.oH == 0 || g.oW == 0 || g.Ci == 0) return kNever;
+  choose_points(plan, k, g.oH, g.oW);
+  const int64_t m = winograd_results(plan), products = plan.points * plan.points;
+  const int64_t tiles_h = ceil_div(g.oH, m), tiles_w = ceil_div(g.oW, m), L = k.lanes, es = plan.element_size;
   const int64_t residues = g.stride_h * g.stride_w, groups = ceil_div(g.Ci, L);
   plan.kh_block = g.kH;
   plan.kw_block = g.kW;
@@ -98,21 +115,22 @@ double plan_grad_weight(Plan& plan, const Kernels<scalar_t>& k) {
   plan.cols = balanced(tiles_w, kSumTiles);
   plan.rows = std::max<int64_t>(1, kSumTiles / plan.cols);
   const int64_t chunk = plan.rows * plan.cols;
-  plan.panels = std::clamp<int64_t>(kSumBytes / (36 * all * lanes * es), 1,
+  plan.panels = std::clamp<int64_t>(kSumBytes / (products * all * lanes * es), 1,
                                     std::max<int64_t>(1, panel_count(plan, g.Co)));
 
-  plan.source_bytes = scratch_bytes(36 * plane_stride(chunk * all, L), es);
-  plan.weight_bytes = scratch_bytes(36 * plane_stride(chunk * lanes, L), es);
-  plan.tile_bytes = scratch_bytes(plan.panels * 36 * plane_stride(all * lanes, L), es);
+  plan.source_bytes = scratch_bytes(products * plane_stride(chunk * all, L), es);
+  plan.weight_bytes = scratch_bytes(products * plane_stride(chunk * lanes, L), es);
+  plan.tile_bytes = scratch_bytes(plan.panels * products * plane_stride(all * lanes, L), es);
   plan.edge_bytes =
-      scratch_bytes(std::max({packed_pixels(plan, m, g.stride_h, g.stride_w) * L,
+      scratch_bytes(std::max({packed_pixels(plan, g.stride_h, g.stride_w) * L,
                               (m * plan.rows + 1) * m * plan.cols * lanes, g.kH * g.kW * lanes}),
                     es);
   plan.scratch_bytes = plan.source_bytes + plan.weight_bytes + plan.tile_bytes + plan.edge_bytes +
                        scratch_bytes(chunk, sizeof(KStep));
 
   const double t = static_cast<double>(tiles_h * tiles_w), vectors = static_cast<double>(ceil_div(g.Co, L));
-  return t * (36 * tile_cycles * static_cast<double>(ceil_div(g.Ci, plan.c_block)) +
+  return t * (static_cast<double>(products) * tile_cycles *
+                  static_cast<double>(ceil_div(g.Ci, plan.c_block)) +
               static_cast<double>(residues * groups) * kWinogradInput + vectors * kWinogradInput) +
          static_cast<double>(residues * g.Ci) * vectors * kWinogradKernel;
 }

@@ -5,11 +5,11 @@
 //
 //   item (group, chunk of tiles, panels)   one thread; disjoint results
 //     channel group (lanes channels)       source packed: [slot][width][lanes]
-//       residue of X (forward)             transformed: V[36][residue][group][tile][lanes]
+//       residue of X (forward)             transformed: V[P^2][residue][group][tile][lanes]
 //     panel (row residue of dX, channels)  of grad_input with all column residues: nv vectors
 //       channel block (c_block)            weights packed: [c][kh][kw][lanes]
-//         residue of X                     transformed: U[36][c][panel lanes]               L2
-//           plane, tiles (mr)              microkernel: M[36][tile][panel lanes] += V * U   registers
+//         residue of X                     transformed: U[P^2][c][panel lanes]               L2
+//           plane, tiles (mr)              microkernel: M[P^2][tile][panel lanes] += V * U   registers
 //       tile row                           A^T M A: [m][m * tiles][column residue][lanes]   L1
 //                                          then to the tensor, unless it is not finite
 //
@@ -29,7 +29,7 @@
 namespace tce {
 
 void residue_taps(const ConvGeometry& g, int64_t a_h, int64_t a_w, int64_t unit, bool reversed,
-                   int64_t* taps) {
+                  int64_t* taps) {
   const int64_t r = winograd_taps(g.kH, g.stride_h);
   for (int64_t i = 0; i < r * r; ++i) {
     const int64_t kh = g.stride_h * (i / r) + a_h, kw = g.stride_w * (i % r) + a_w;
@@ -78,12 +78,11 @@ Shape make_shape(const Correlation<scalar_t>& c, const Plan& plan) {
   const ConvGeometry& g = plan.geometry;
   Shape s = {};
   s.taps = winograd_taps(g.kH, g.stride_h);
-  s.results = winograd_results(s.taps);
+  s.results = winograd_results(plan);
   if (plan.contraction == Contraction::kForward) {
     s.source_h = g.stride_h, s.source_w = g.stride_w, s.out_h = s.out_w = 1;
     const auto axis = [&](int64_t out, int64_t source, int64_t stride, int64_t padding) {
-      return tile_axis(ceil_div(out, s.results), s.results * stride, source, -padding,
-                       kWinogradPoints * stride);
+      return tile_axis(ceil_div(out, s.results), s.results * stride, source, -padding, plan.points * stride);
     };
     s.rows = axis(c.out_h, c.source_h, g.stride_h, g.padding_h);
     s.cols = axis(c.out_w, c.source_w, g.stride_w, g.padding_w);
@@ -92,8 +91,7 @@ Shape make_shape(const Correlation<scalar_t>& c, const Plan& plan) {
     const auto axis = [&](int64_t out, int64_t source, int64_t stride, int64_t padding, int64_t& first) {
       const ResidueRange u = residue_range(out, stride, padding);
       first = stride * u.first - padding;
-      return tile_axis(ceil_div(u.count, s.results), s.results, source, u.first - (s.taps - 1),
-                       kWinogradPoints);
+      return tile_axis(ceil_div(u.count, s.results), s.results, source, u.first - (s.taps - 1), plan.points);
     };
     s.rows = axis(c.out_h, c.source_h, g.stride_h, g.padding_h, s.first_h);
     s.cols = axis(c.out_w, c.source_w, g.stride_w, g.padding_w, s.first_w);
@@ -109,7 +107,7 @@ class Worker {
       : c_(c),
         plan_(plan),
         kernels_(kernels),
-        transforms_(kernels.winograd[shape.taps]),
+        transforms_(kernels.winograd[plan.points][shape.taps]),
         shape_(shape),
         item_(item),
         not_finite_(not_finite),
@@ -142,7 +140,7 @@ class Worker {
     int64_t lanes;  // of all column residues
   };
 
-  // V[36][residue][group][tile][lanes]
+  // V[P^2][residue][group][tile][lanes]
   void transform_source() {
     const RowSlots rows = make_row_slots(shape_.rows, item_.row_first, item_.row_last);
     const SourceRuns columns = make_source_runs(shape_.cols, item_.col_first, item_.col_last, true);
@@ -156,9 +154,9 @@ class Worker {
                        columns, edge_);
       each_tile_row(edge_, rows, columns, tile_rows_, item_.col_first, lanes_,
                     [&](int64_t row, const scalar_t* const* lines) {
-                      transform_residues(kernels_, lines, shape_.source_h, shape_.source_w, shape_.taps,
-                                         tile_cols_, v_ + (group * tiles_ + row * tile_cols_) * lanes_,
-                                         lanes_, groups_ * tiles_ * lanes_, v_plane_);
+                      transform_residues(plan_, kernels_, lines, shape_.source_h, shape_.source_w, tile_cols_,
+                                         v_ + (group * tiles_ + row * tile_cols_) * lanes_, lanes_,
+                                         groups_ * tiles_ * lanes_, v_plane_);
                     });
     }
   }
@@ -186,7 +184,7 @@ class Worker {
     for (int64_t row = 0; row < tile_rows_; ++row) store_row(row, panel, m_plane);
   }
 
-  // U[36][c][panel lanes] of a residue of X, or of a row and all column residues of dX; rows up to a whole
+  // U[P^2][c][panel lanes] of a residue of X, or of a row and all column residues of dX; rows up to a whole
   // number of channel groups are zero. Returns the plane stride.
   int64_t transform_weight(const Panel& panel, int64_t residue, int64_t channels) {
     const int64_t rows = ceil_div(channels, lanes_) * lanes_, unit = panel.nv * lanes_;
@@ -194,19 +192,19 @@ class Worker {
     for (int64_t w = 0; w < shape_.out_w; ++w) {
       int64_t taps[kMaxWinogradTaps * kMaxWinogradTaps];
       residue_taps(plan_.geometry, panel.residue + residue / shape_.source_w, w + residue % shape_.source_w,
-                    unit, plan_.contraction == Contraction::kGradInput, taps);
+                   unit, plan_.contraction == Contraction::kGradInput, taps);
       for (int64_t c = 0; c < channels; ++c) {
         transforms_.kernel(edge_ + c * c_.kH * c_.kW * unit, taps, panel.nv, u_ + c * panel.lanes + w * unit,
                            plane);
       }
     }
-    for (int64_t xi = 0; channels < rows && xi < 36; ++xi) {
+    for (int64_t xi = 0; channels < rows && xi < plan_.points * plan_.points; ++xi) {
       std::fill(u_ + xi * plane + channels * panel.lanes, u_ + xi * plane + rows * panel.lanes, scalar_t(0));
     }
     return plane;
   }
 
-  // M[36][tile][panel lanes] (+)= sum over the channels of the groups of V * U
+  // M[P^2][tile][panel lanes] (+)= sum over the channels of the groups of V * U
   void multiply(const Panel& panel, int64_t group_first, int64_t groups, int64_t u_plane, int64_t m_plane,
                 bool accumulate) {
     const int64_t nv = panel.lanes / lanes_;
@@ -222,7 +220,7 @@ class Worker {
     tile.c_stride = panel.lanes;
     tile.accumulate = accumulate;
     const int64_t parts = ceil_div(tiles_, kernels_.max_rows[nv]);
-    for (int64_t xi = 0; xi < 36; ++xi) {
+    for (int64_t xi = 0; xi < plan_.points * plan_.points; ++xi) {
       tile.b = u_ + xi * u_plane;
       for (int64_t i = 0; i < parts; ++i) {
         const int64_t begin = part_start(tiles_, parts, i), end = part_start(tiles_, parts, i + 1);

@@ -1,4 +1,4 @@
-// Winograd F(m x m, r x r), m = 7 - r: the second algorithm for undilated contractions, with fewer products
+// Winograd F(m x m, r x r), with P = m + r - 1 points: the second algorithm for undilated contractions, with fewer products
 // (formulas and points: back/winograd.inl; accuracy: docs/kernels.md).
 //
 // NOTE [Residues]
@@ -10,8 +10,8 @@
 //   grad_weight  dW[s t + a]       = sum over o of      dY[o] * X[s (o + t) + a - padding]
 //
 // so that a residue (of both axes) of X is summed, of dX and dW computed, as channels of its own. r is the
-// number of t, ceil(k / s); a residue without the last t has a zero there. For 4x4 kernels of stride 2 that
-// makes 4 * 36 products of 5x5 pixels instead of 400, for 3x3 kernels of stride 1 36 of 4x4 instead of 144.
+// number of t, ceil(k / s); a residue without the last t has a zero there. With 6 points 4x4 kernels of stride 2
+// take 4 * 36 products for 5x5 pixels instead of 400, 3x3 kernels of stride 1 36 for 4x4 instead of 144.
 //
 // NOTE [Finite tiles]
 // The transforms mix the pixels of a tile, so one Inf or NaN would spread over m x m pixels, and Inf - Inf
@@ -37,15 +37,13 @@ template <class scalar_t>
 void winograd_grad_weight(const Plan& plan, const Plan& direct, const ConvGeometry& geometry,
                           const Operands<scalar_t>& operands, const Kernels<scalar_t>& kernels, int threads);
 
-constexpr int64_t kWinogradPoints = 6;  // of an axis, m + r - 1
-
 // r, along an axis.
 inline int64_t winograd_taps(int64_t k, int64_t stride) {
   return ceil_div(k, stride);
 }
-// m for an r.
-inline int64_t winograd_results(int64_t taps) {
-  return kWinogradPoints + 1 - taps;
+// m, of a plan.
+inline int64_t winograd_results(const Plan& plan) {
+  return plan.points + 1 - winograd_taps(plan.geometry.kH, plan.geometry.stride_h);
 }
 
 // The u (NOTE [Residues]) whose pixels of an axis of dX lie inside the image, for one residue at least.
@@ -60,7 +58,7 @@ inline ResidueRange residue_range(int64_t i_size, int64_t stride, int64_t paddin
 // taps[r i + j]: kernel element (i, j) of the residue (a_h, a_w) as an offset into elements [kh][kw] of `unit`
 // scalars, -1 where there is none. `reversed`: in descending order of both.
 void residue_taps(const ConvGeometry& geometry, int64_t a_h, int64_t a_w, int64_t unit, bool reversed,
-                   int64_t* taps);
+                  int64_t* taps);
 
 // The tiles along an axis: tile t reads `count` positions from first + t * step on.
 Axis tile_axis(int64_t tiles, int64_t step, int64_t source_size, int64_t first, int64_t count);
@@ -76,7 +74,7 @@ void each_tile_row(scalar_t* packed, const RowSlots& rows, const SourceRuns& col
   std::fill(zeros, zeros + slot_size, scalar_t(0));
   const int64_t start = (columns.start[0][0] + columns.out_step * col_first) * pixel;
   for (int64_t row = 0; row < count; ++row) {
-    const scalar_t* lines[kWinogradPoints * kMaxVectors];
+    const scalar_t* lines[kMaxWinogradPoints * kMaxVectors];
     for (int64_t i = 0; i < rows.max_taps; ++i) {
       const int32_t slot = rows.slot[row * rows.max_taps + i];
       lines[i] = (slot < 0 ? zeros : packed + slot * slot_size) + start;
@@ -88,20 +86,22 @@ void each_tile_row(scalar_t* packed, const RowSlots& rows, const SourceRuns& col
 // B^T d B of a row of tiles, for each residue of the stride: the sources of a_h, a_w begin at lines[a_h] and
 // its pixel a_w, and lie a stride apart. The results of a residue lie `residue` apart.
 template <class scalar_t>
-void transform_residues(const Kernels<scalar_t>& kernels, const scalar_t* const* lines, int64_t stride_h,
-                        int64_t stride_w, int64_t taps, int64_t tiles, scalar_t* dst, int64_t tile_stride,
+void transform_residues(const Plan& plan, const Kernels<scalar_t>& kernels, const scalar_t* const* lines,
+                        int64_t stride_h, int64_t stride_w, int64_t tiles, scalar_t* dst, int64_t tile_stride,
                         int64_t residue, int64_t plane) {
+  const auto input =
+      kernels.winograd[plan.points][winograd_taps(plan.geometry.kH, plan.geometry.stride_h)].input;
   const int64_t pixel = stride_w * kernels.lanes;
   for (int64_t h = 0; h < stride_h; ++h) {
     for (int64_t w = 0; w < stride_w; ++w, dst += residue) {
-      const scalar_t* sources[kWinogradPoints];
-      for (int64_t i = 0; i < kWinogradPoints; ++i) sources[i] = lines[stride_h * i + h] + w * kernels.lanes;
-      kernels.winograd_input(sources, pixel, winograd_results(taps) * pixel, tiles, dst, tile_stride, plane);
+      const scalar_t* sources[kMaxWinogradPoints];
+      for (int64_t i = 0; i < plan.points; ++i) sources[i] = lines[stride_h * i + h] + w * kernels.lanes;
+      input(sources, pixel, winograd_results(plan) * pixel, tiles, dst, tile_stride, plane);
     }
   }
 }
 
-// Distance of the 36 planes: a few vectors more than their size, or they
+// Distance of the P^2 planes: a few vectors more than their size, or they
 // would compete for the same cache sets.
 constexpr int64_t plane_stride(int64_t elements, int64_t lanes) {
   return elements + 3 * lanes;

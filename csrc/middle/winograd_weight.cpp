@@ -1,13 +1,13 @@
 // grad_weight by Winograd F(m x m, r x r), with the matrices of back/winograd.inl, for each residue of the stride
 // (winograd.h, NOTE [Residues]):
 //
-//   dW = G^T [ sum over tiles of (B^T d B) . (A dY A^T) ] G        d: the 6x6 pixels of X that a tile reads
+//   dW = G^T [ sum over tiles of (B^T d B) . (A dY A^T) ] G        d: the PxP pixels of X that a tile reads
 //
 // Loops, outermost first, with what each holds:
 //
-//   item (group, channels, panels)        one thread; its sums: D[panel][36][residue][ci][panel lanes]
-//     chunk of tiles, in order            X packed, transformed: V[36][tile][residue][ci]
-//       panel (nv * lanes channels co)    dY packed, transformed: Y[36][tile][panel lanes]   L2
+//   item (group, channels, panels)        one thread; its sums: D[panel][P^2][residue][ci][panel lanes]
+//     chunk of tiles, in order            X packed, transformed: V[P^2][tile][residue][ci]
+//       panel (nv * lanes channels co)    dY packed, transformed: Y[P^2][tile][panel lanes]   L2
 //         plane, channels (mr)            microkernel: D += sum over the tiles of V * Y      registers
 //   then: D transformed to r x r elements of each residue, and to the tensor
 //
@@ -49,8 +49,9 @@ class Worker {
         padded_(ceil_div(channels_, lanes_) * lanes_),
         all_(g.stride_h * g.stride_w * padded_),
         taps_(winograd_taps(g.kH, g.stride_h)),
-        results_(winograd_results(taps_)),
-        transforms_(kernels.winograd[taps_]),
+        results_(winograd_results(plan)),
+        products_(plan.points * plan.points),
+        transforms_(kernels.winograd[plan.points][taps_]),
         rows_(x_axis(g.oH, g.iH, g.stride_h, g.padding_h)),
         cols_(x_axis(g.oW, g.iW, g.stride_w, g.padding_w)),
         dy_rows_(tile_axis(rows_.out_size, results_, g.oH, 0, results_)),
@@ -65,7 +66,7 @@ class Worker {
 
   // The channels ci of each panel whose gradient came out not finite are appended to `not_finite`.
   void run(std::vector<WeightRegion>& not_finite) {
-    std::fill(d_, d_ + (item_.panel_last - item_.panel_first) * 36 * d_plane_, scalar_t(0));
+    std::fill(d_, d_ + (item_.panel_last - item_.panel_first) * products_ * d_plane_, scalar_t(0));
     const int64_t total_rows = g_.N * rows_.out_size;
     for (int64_t row = 0; row < total_rows; row += plan_.rows) {
       const int64_t row_last = std::min(total_rows, row + plan_.rows);
@@ -78,8 +79,7 @@ class Worker {
 
  private:
   Axis x_axis(int64_t o_size, int64_t i_size, int64_t stride, int64_t padding) const {
-    return tile_axis(ceil_div(o_size, results_), results_ * stride, i_size, -padding,
-                     kWinogradPoints * stride);
+    return tile_axis(ceil_div(o_size, results_), results_ * stride, i_size, -padding, plan_.points * stride);
   }
 
   void sum_chunk(int64_t row_first, int64_t row_last, int64_t col_first, int64_t col_last) {
@@ -97,7 +97,7 @@ class Worker {
         pack_pixel_major(kernels_, x, std::min(lanes_, channels_ - c), lanes_, g_.iW, rows, columns, edge_);
         each_tile_row(edge_, rows, columns, row_last - row_first, col_first, lanes_,
                       [&](int64_t row, const scalar_t* const* lines) {
-                        transform_residues(kernels_, lines, g_.stride_h, g_.stride_w, taps_, tile_cols,
+                        transform_residues(plan_, kernels_, lines, g_.stride_h, g_.stride_w, tile_cols,
                                            v_ + row * tile_cols * all_ + c, all_, padded_, v_plane);
                       });
       }
@@ -126,7 +126,7 @@ class Worker {
     }
   }
 
-  // D[panel][36][residue][ci][panel lanes] += sum over tiles of V * Y
+  // D[panel][P^2][residue][ci][panel lanes] += sum over tiles of V * Y
   void multiply(int64_t panel, int nv, int64_t tiles, int64_t v_plane, int64_t y_plane) {
     const int64_t panel_lanes = nv * lanes_;
     for (int64_t i = 0; i < tiles; ++i) {
@@ -139,8 +139,8 @@ class Worker {
     tile.c_stride = panel_lanes;
     tile.accumulate = true;
     const int64_t parts = ceil_div(all_, kernels_.max_rows[nv]);
-    scalar_t* d = d_ + (panel - item_.panel_first) * 36 * d_plane_;
-    for (int64_t xi = 0; xi < 36; ++xi) {
+    scalar_t* d = d_ + (panel - item_.panel_first) * products_ * d_plane_;
+    for (int64_t xi = 0; xi < products_; ++xi) {
       tile.b = y_ + xi * y_plane;
       for (int64_t i = 0; i < parts; ++i) {
         const int64_t begin = part_start(all_, parts, i), end = part_start(all_, parts, i + 1);
@@ -155,18 +155,19 @@ class Worker {
     const int64_t o0 = panel * plan_.panel_lanes(), valid = std::min(plan_.panel_lanes(), g_.Co - o0);
     const int nv = static_cast<int>(ceil_div(valid, lanes_));
     const int64_t panel_lanes = nv * lanes_;
-    const scalar_t* d = d_ + (panel - item_.panel_first) * 36 * d_plane_;
+    const scalar_t* d = d_ + (panel - item_.panel_first) * products_ * d_plane_;
     const auto [so, si, sh, sw] = t_.result.stride;
     scalar_t* dw = t_.result.data + (item_.g * g_.Co + o0) * so + item_.ci.begin * si;
+    const int64_t residues = g_.stride_h * g_.stride_w;
+    constexpr int64_t kTaps = kMaxWinogradTaps * kMaxWinogradTaps;
+    int64_t taps[kMaxVectors * kMaxVectors][kTaps];
+    for (int64_t i = 0; i < residues; ++i)
+      residue_taps(g_, i / g_.stride_w, i % g_.stride_w, panel_lanes, false, taps[i]);
     for (int64_t c = 0; c < channels_; ++c) {
-      for (int64_t residue = 0; residue < g_.stride_h * g_.stride_w; ++residue) {
-        int64_t taps[kMaxWinogradTaps * kMaxWinogradTaps];
-        residue_taps(g_, residue / g_.stride_w, residue % g_.stride_w, panel_lanes, false, taps);
-        transforms_.kernel_grad(d + (residue * padded_ + c) * panel_lanes, d_plane_, nv, taps, edge_);
-      }
-      scalar_t sum = 0;  // of zeros while all are finite
-      for (int64_t i = 0; i < g_.kH * g_.kW * panel_lanes; ++i) sum += edge_[i] * scalar_t(0);
-      if (sum != 0)
+      bool finite = true;
+      for (int64_t i = 0; i < residues; ++i)
+        finite &= transforms_.kernel_grad(d + (i * padded_ + c) * panel_lanes, d_plane_, nv, taps[i], edge_);
+      if (!finite)
         add_region(not_finite, {item_.g, o0, o0 + valid, {item_.ci.begin + c, item_.ci.begin + c + 1}});
       if (sw == 1 && sh == g_.kW) {  // contiguous kernels: written along memory
         kernels_.copy_2d({valid, g_.kH * g_.kW, 1, panel_lanes, so, 1}, edge_, dw + c * si);
@@ -198,6 +199,7 @@ class Worker {
   const int64_t channels_, padded_;  // of the item; to a whole number of vectors
   const int64_t all_;                // of all residues
   const int64_t taps_, results_;     // r, m
+  const int64_t products_;           // P^2
   const WinogradKernels<scalar_t>& transforms_;
   const Axis rows_, cols_, dy_rows_, dy_cols_;
   const int64_t d_plane_;
@@ -211,7 +213,7 @@ template <class scalar_t>
 void winograd_grad_weight(const Plan& plan, const Plan& direct, const ConvGeometry& g,
                           const Operands<scalar_t>& t, const Kernels<scalar_t>& kernels, int threads) {
   const int64_t panels = panel_count(plan, g.Co), L = kernels.lanes;
-  const int64_t m = winograd_results(winograd_taps(g.kH, g.stride_h));
+  const int64_t m = winograd_results(plan);
   const WeightCut cut = cut_winograd_weight(plan, g.N * ceil_div(g.oH, m) * ceil_div(g.oW, m), threads);
   const int64_t panel_parts = ceil_div(panels, cut.panels), ci_groups = ceil_div(g.Ci, L);
   const int64_t ci_parts = ceil_div(ci_groups, cut.channels / L);
