@@ -30,7 +30,8 @@ bool is_pointwise(const ConvGeometry& g) {
 bool winograd_applies(const ConvGeometry& g) {
   const int64_t taps = winograd_taps(g.kH, g.stride_h);
   return taps == winograd_taps(g.kW, g.stride_w) && taps >= 2 && taps <= kMaxWinogradTaps &&
-         std::max(g.stride_h, g.stride_w) <= kMaxVectors && g.dilation_h == 1 && g.dilation_w == 1;
+         std::max(g.stride_h, g.stride_w) <= kMaxVectors && std::min(g.stride_h, g.dilation_h) == 1 &&
+         std::min(g.stride_w, g.dilation_w) == 1;
 }
 
 }  // namespace
@@ -111,10 +112,11 @@ Candidates make_candidates(Contraction contraction, const ConvGeometry& geometry
   };
   plan(Algorithm::kDirect, plan_direct<scalar_t>, nullptr);
   plan(Algorithm::kWinograd, plan_winograd<scalar_t>,
-       !winograd_applies(common.geometry) ? "it needs dilation 1 and 2 to 5 kernel elements for each element "
-                                            "of the stride, as many of both axes"
-       : !options.winograd                ? "it is switched off"
-                                          : nullptr);
+       !winograd_applies(common.geometry)
+           ? "it needs 2 to 5 kernel elements for each of the stride, as many of both "
+             "axes, and stride or dilation 1"
+       : !options.winograd ? "it is switched off"
+                           : nullptr);
   plan(Algorithm::kPixels, plan_pixels<scalar_t>,
        contraction == Contraction::kGradWeight ? "it computes forward and grad_input only" : nullptr);
   plan(Algorithm::kLanewise, plan_lanewise<scalar_t>, geometry.G == 1 ? "it needs groups" : nullptr);

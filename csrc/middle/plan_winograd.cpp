@@ -30,7 +30,7 @@ constexpr double kNarrow = 0;
 
 // Elements of the packed rows of a chunk of tiles, and of a row of zeros, for one vector of channels.
 int64_t packed_pixels(const Plan& plan, int64_t stride_h, int64_t stride_w) {
-  return (plan.points * stride_h * plan.rows + 1) * stride_w *
+  return (plan.points * stride_h * plan.rows + 1) * stride_w * plan.geometry.dilation_w *
          (winograd_results(plan) * (plan.cols - 1) + plan.points);
 }
 
@@ -41,7 +41,9 @@ void choose_points(Plan& plan, const Kernels<scalar_t>& k, int64_t h, int64_t w)
   int64_t least = 0;
   for (int points = 2; points <= kMaxWinogradPoints; ++points) {
     if (!k.winograd[points][taps].input) continue;
-    const int64_t m = points + 1 - taps, products = points * points * ceil_div(h, m) * ceil_div(w, m);
+    const int64_t m = points + 1 - taps;
+    const int64_t products = points * points * tile_count(h, plan.geometry.dilation_h, m) *
+                             tile_count(w, plan.geometry.dilation_w, m);
     if (plan.points != 0 && products >= least) continue;
     plan.points = points;
     least = products;
@@ -58,11 +60,12 @@ double plan_correlation(Plan& plan, const Kernels<scalar_t>& k) {
   if (summed == 0 || h <= 0 || w <= 0) return kNever;
   choose_points(plan, k, h, w);
   const int64_t m = winograd_results(plan), products = plan.points * plan.points;
-  const int64_t tiles_w = ceil_div(w, m), L = k.lanes, es = plan.element_size;
+  const int64_t tiles_w = tile_count(w, g.dilation_w, m), L = k.lanes, es = plan.element_size;
   // Residues of the source, and of the result: those of a row lie side by side in a panel.
   const int64_t source_h = is_forward ? g.stride_h : 1, source_w = is_forward ? g.stride_w : 1;
   const int64_t out_h = is_forward ? 1 : g.stride_h, out_w = is_forward ? 1 : g.stride_w;
-  const int64_t tiles = ceil_div(h, m) * tiles_w, groups = source_h * source_w * ceil_div(summed, L);
+  const int64_t tiles = g.dilation_h * tile_count(h, g.dilation_h, m) * g.dilation_w * tiles_w,
+                groups = source_h * source_w * ceil_div(summed, L);
   const double product_cycles = choose_tile(plan, k, tiles, channels, kNarrow, static_cast<int>(out_w));
   if (plan.nv == 0) return kNever;
   const int64_t lanes = plan.panel_lanes(), elements = g.kH * g.kW;
@@ -72,18 +75,18 @@ double plan_correlation(Plan& plan, const Kernels<scalar_t>& k) {
   plan.c_block = balanced(ceil_div(summed, L) * L, kChannels);
   plan.c_block = ceil_div(plan.c_block, L) * L;
   const int64_t most = std::clamp<int64_t>(kTransformedBytes / (products * groups * L * es), 8, kTiles);
-  plan.cols = balanced(tiles_w, most);
-  plan.rows = std::max<int64_t>(1, most / plan.cols);
+  plan.cols = balanced(tiles_w, most / g.dilation_w);
+  plan.rows = std::max<int64_t>(1, most / (plan.cols * g.dilation_w));
   plan.panels = std::max<int64_t>(1, out_h * panel_count(plan, channels * out_w));
 
-  const int64_t chunk = plan.rows * plan.cols;
+  const int64_t chunk = plan.rows * plan.cols * g.dilation_w;
   plan.source_bytes = scratch_bytes(products * plane_stride(groups * chunk * L, L), es);
   plan.weight_bytes = scratch_bytes(products * plane_stride(plan.c_block * lanes, L), es);
   plan.tile_bytes = scratch_bytes(products * plane_stride(chunk * lanes, L), es);
-  plan.edge_bytes =
-      scratch_bytes(std::max({packed_pixels(plan, source_h, source_w) * L,
-                              plan.c_block * elements * lanes / out_w, (m * m * plan.cols + 1) * lanes}),
-                    es);
+  plan.edge_bytes = scratch_bytes(
+      std::max({packed_pixels(plan, source_h, source_w) * L, plan.c_block * elements * lanes / out_w,
+                (m * m * plan.cols * g.dilation_w + 1) * lanes}),
+      es);
   plan.scratch_bytes = plan.source_bytes + plan.weight_bytes + plan.tile_bytes + plan.edge_bytes +
                        scratch_bytes(L, sizeof(KStep));
 
@@ -103,7 +106,8 @@ double plan_grad_weight(Plan& plan, const Kernels<scalar_t>& k) {
   if (g.oH == 0 || g.oW == 0 || g.Ci == 0) return kNever;
   choose_points(plan, k, g.oH, g.oW);
   const int64_t m = winograd_results(plan), products = plan.points * plan.points;
-  const int64_t tiles_h = ceil_div(g.oH, m), tiles_w = ceil_div(g.oW, m), L = k.lanes, es = plan.element_size;
+  const int64_t tiles_h = tile_count(g.oH, g.dilation_h, m), tiles_w = tile_count(g.oW, g.dilation_w, m);
+  const int64_t L = k.lanes, es = plan.element_size;
   const int64_t residues = g.stride_h * g.stride_w, groups = ceil_div(g.Ci, L);
   plan.kh_block = g.kH;
   plan.kw_block = g.kW;
@@ -112,23 +116,24 @@ double plan_grad_weight(Plan& plan, const Kernels<scalar_t>& k) {
   const int64_t all = residues * plan.c_block;
   const double tile_cycles = choose_tile(plan, k, all, g.Co, kNarrow);
   const int64_t lanes = plan.panel_lanes();
-  plan.cols = balanced(tiles_w, kSumTiles);
-  plan.rows = std::max<int64_t>(1, kSumTiles / plan.cols);
-  const int64_t chunk = plan.rows * plan.cols;
+  plan.cols = balanced(tiles_w, kSumTiles / g.dilation_w);
+  plan.rows = std::max<int64_t>(1, kSumTiles / (plan.cols * g.dilation_w));
+  const int64_t chunk = plan.rows * plan.cols * g.dilation_w;
   plan.panels = std::clamp<int64_t>(kSumBytes / (products * all * lanes * es), 1,
                                     std::max<int64_t>(1, panel_count(plan, g.Co)));
 
   plan.source_bytes = scratch_bytes(products * plane_stride(chunk * all, L), es);
   plan.weight_bytes = scratch_bytes(products * plane_stride(chunk * lanes, L), es);
   plan.tile_bytes = scratch_bytes(plan.panels * products * plane_stride(all * lanes, L), es);
-  plan.edge_bytes =
-      scratch_bytes(std::max({packed_pixels(plan, g.stride_h, g.stride_w) * L,
-                              (m * plan.rows + 1) * m * plan.cols * lanes, g.kH * g.kW * lanes}),
-                    es);
+  plan.edge_bytes = scratch_bytes(
+      std::max({packed_pixels(plan, g.stride_h, g.stride_w) * L,
+                (m * plan.rows + 1) * m * plan.cols * g.dilation_w * lanes, g.kH * g.kW * lanes}),
+      es);
   plan.scratch_bytes = plan.source_bytes + plan.weight_bytes + plan.tile_bytes + plan.edge_bytes +
                        scratch_bytes(chunk, sizeof(KStep));
 
-  const double t = static_cast<double>(tiles_h * tiles_w), vectors = static_cast<double>(ceil_div(g.Co, L));
+  const double t = static_cast<double>(g.dilation_h * tiles_h * g.dilation_w * tiles_w),
+               vectors = static_cast<double>(ceil_div(g.Co, L));
   return t * (static_cast<double>(products) * tile_cycles *
                   static_cast<double>(ceil_div(g.Ci, plan.c_block)) +
               static_cast<double>(residues * groups) * kWinogradInput + vectors * kWinogradInput) +

@@ -37,9 +37,14 @@ void residue_taps(const ConvGeometry& g, int64_t a_h, int64_t a_w, int64_t unit,
   }
 }
 
-Axis tile_axis(int64_t tiles, int64_t step, int64_t source_size, int64_t first, int64_t count) {
-  Axis axis{tiles, source_size, 1, step, {{tiles, {}}}};
-  for (int64_t i = 0; i < count; ++i) axis.phases[0].taps.push_back({i, first + i});
+Axis tile_axis(int64_t tiles, int64_t step, int64_t source_size, int64_t first, int64_t count,
+               int64_t dilation) {
+  Axis axis{tiles * dilation, source_size, dilation, step, {}};
+  for (int64_t a = 0; a < dilation; ++a) {
+    Phase phase{tiles, {}};
+    for (int64_t i = 0; i < count; ++i) phase.taps.push_back({i, first + a + i * dilation});
+    axis.phases.push_back(std::move(phase));
+  }
   return axis;
 }
 
@@ -70,32 +75,30 @@ struct Shape {
   int64_t source_h, source_w;  // residues of the source
   int64_t out_h, out_w;        // residues of the result
   int64_t first_h, first_w;    // result (u, a) lies at first + out * u + a
-  Axis rows, cols;             // tiles
+  Axis rows, cols;             // tiles; of columns those of all residues of the dilation at once
 };
 
 template <class scalar_t>
 Shape make_shape(const Correlation<scalar_t>& c, const Plan& plan) {
   const ConvGeometry& g = plan.geometry;
   Shape s = {};
+  const bool is_forward = plan.contraction == Contraction::kForward;
   s.taps = winograd_taps(g.kH, g.stride_h);
   s.results = winograd_results(plan);
-  if (plan.contraction == Contraction::kForward) {
-    s.source_h = g.stride_h, s.source_w = g.stride_w, s.out_h = s.out_w = 1;
-    const auto axis = [&](int64_t out, int64_t source, int64_t stride, int64_t padding) {
-      return tile_axis(ceil_div(out, s.results), s.results * stride, source, -padding, plan.points * stride);
-    };
-    s.rows = axis(c.out_h, c.source_h, g.stride_h, g.padding_h);
-    s.cols = axis(c.out_w, c.source_w, g.stride_w, g.padding_w);
-  } else {
-    s.source_h = s.source_w = 1, s.out_h = g.stride_h, s.out_w = g.stride_w;
-    const auto axis = [&](int64_t out, int64_t source, int64_t stride, int64_t padding, int64_t& first) {
-      const ResidueRange u = residue_range(out, stride, padding);
-      first = stride * u.first - padding;
-      return tile_axis(ceil_div(u.count, s.results), s.results, source, u.first - (s.taps - 1), plan.points);
-    };
-    s.rows = axis(c.out_h, c.source_h, g.stride_h, g.padding_h, s.first_h);
-    s.cols = axis(c.out_w, c.source_w, g.stride_w, g.padding_w, s.first_w);
-  }
+  s.source_h = s.source_w = s.out_h = s.out_w = 1;
+  (is_forward ? s.source_h : s.out_h) = g.stride_h;
+  (is_forward ? s.source_w : s.out_w) = g.stride_w;
+  const auto set_axis = [&](int64_t out, int64_t source, int64_t stride, int64_t padding, int64_t dilation,
+                            bool dense, int64_t& first, Axis& axis) {
+    const ResidueRange u = is_forward ? ResidueRange{0, out} : residue_range(out, stride, padding);
+    const int64_t sources = is_forward ? stride : 1;
+    first = is_forward ? 0 : stride * u.first - padding;
+    axis = tile_axis(tile_count(u.count, dilation, s.results), s.results * sources * dilation, source,
+                     is_forward ? -padding : u.first - dilation * (s.taps - 1),
+                     plan.points * sources * (dense ? dilation : 1), dense ? 1 : dilation);
+  };
+  set_axis(c.out_h, c.source_h, g.stride_h, g.padding_h, g.dilation_h, false, s.first_h, s.rows);
+  set_axis(c.out_w, c.source_w, g.stride_w, g.padding_w, g.dilation_w, true, s.first_w, s.cols);
   return s;
 }
 
@@ -115,7 +118,7 @@ class Worker {
         lanes_(kernels.lanes),
         channel_lanes_(plan.panel_lanes() / shape.out_w),
         tile_rows_(item.row_last - item.row_first),
-        tile_cols_(item.col_last - item.col_first),
+        tile_cols_((item.col_last - item.col_first) * plan.geometry.dilation_w),
         tiles_(tile_rows_ * tile_cols_),
         groups_(ceil_div(c.C, kernels.lanes)),
         residues_(shape.source_h * shape.source_w),
@@ -154,7 +157,8 @@ class Worker {
                        columns, edge_);
       each_tile_row(edge_, rows, columns, tile_rows_, item_.col_first, lanes_,
                     [&](int64_t row, const scalar_t* const* lines) {
-                      transform_residues(plan_, kernels_, lines, shape_.source_h, shape_.source_w, tile_cols_,
+                      transform_residues(plan_, kernels_, lines, shape_.source_h, shape_.source_w,
+                                         item_.col_last - item_.col_first,
                                          v_ + (group * tiles_ + row * tile_cols_) * lanes_, lanes_,
                                          groups_ * tiles_ * lanes_, v_plane_);
                     });
@@ -232,7 +236,9 @@ class Worker {
   }
 
   void store_row(int64_t row, const Panel& panel, int64_t m_plane) {
+    const int64_t dilation_h = plan_.geometry.dilation_h, dilation_w = plan_.geometry.dilation_w;
     const int64_t unit = panel.nv * lanes_, width = shape_.results * tile_cols_ * shape_.out_w;
+    const int64_t residues = shape_.out_w * dilation_w, cols = item_.col_last - item_.col_first;
     // edge_: bias, then m rows of pixels.
     scalar_t *bias = nullptr, *pixels = edge_ + unit;
     if (c_.bias) {
@@ -241,17 +247,18 @@ class Worker {
       std::copy_n(c_.bias + item_.g * c_.O + panel.o_first, panel.valid, bias);
     }
     bool finite = true;
-    for (int64_t w = 0; w < shape_.out_w; ++w) {
-      finite &=
-          transforms_.output(m_ + row * tile_cols_ * panel.lanes + w * unit, m_plane, tile_cols_, panel.nv,
-                             panel.lanes, bias, pixels + w * unit, width * unit, shape_.out_w * unit);
+    for (int64_t w = 0; w < residues; ++w) {
+      const int64_t from = dilation_w > 1 ? w * cols * panel.lanes : w * unit;
+      finite &= transforms_.output(m_ + row * tile_cols_ * panel.lanes + from, m_plane, cols, panel.nv,
+                                   panel.lanes, bias, pixels + w * unit, width * unit, residues * unit);
     }
     const int64_t n = (item_.row_first + row) / shape_.rows.out_size;
     const int64_t t = (item_.row_first + row) % shape_.rows.out_size;
     // The rows of all residues, and the columns, of these tiles.
-    const int64_t h_first = shape_.first_h + shape_.out_h * shape_.results * t;
-    const int64_t h_last = std::min(h_first + shape_.out_h * shape_.results, c_.out_h);
-    const int64_t w_first = shape_.first_w + shape_.out_w * shape_.results * item_.col_first;
+    const int64_t step_h = shape_.out_h * dilation_h;
+    const int64_t h_first = shape_.first_h + step_h * shape_.results * (t / dilation_h);
+    const int64_t h_last = std::min(h_first + step_h * shape_.results, c_.out_h);
+    const int64_t w_first = shape_.first_w + residues * shape_.results * item_.col_first;
     const int64_t w0 = std::max<int64_t>(0, w_first), w1 = std::min(w_first + width, c_.out_w);
     if (!finite) {
       const int64_t first = n * c_.out_h;
@@ -260,7 +267,8 @@ class Worker {
     }
     const auto [sn, sc, sh, sw] = c_.out.stride;
     scalar_t* out = c_.out.data + n * sn + (item_.g * c_.O + panel.o_first) * sc + w0 * sw;
-    for (int64_t h = h_first + panel.residue; h < h_last; h += shape_.out_h, pixels += width * unit) {
+    for (int64_t h = h_first + panel.residue + t % dilation_h; h < h_last;
+         h += step_h, pixels += width * unit) {
       if (h < 0) continue;
       kernels_.copy_2d({panel.valid, w1 - w0, 1, unit, sc, sw}, pixels + (w0 - w_first) * unit, out + h * sh);
     }

@@ -1,4 +1,4 @@
-// Winograd F(m x m, r x r), with P = m + r - 1 points: the second algorithm for undilated contractions, with fewer products
+// Winograd F(m x m, r x r), with P = m + r - 1 points: the second algorithm, with fewer products
 // (formulas and points: back/winograd.inl; accuracy: docs/kernels.md).
 //
 // NOTE [Residues]
@@ -12,6 +12,9 @@
 // so that a residue (of both axes) of X is summed, of dX and dW computed, as channels of its own. r is the
 // number of t, ceil(k / s); a residue without the last t has a zero there. With 6 points 4x4 kernels of stride 2
 // take 4 * 36 products for 5x5 pixels instead of 400, 3x3 kernels of stride 1 36 for 4x4 instead of 144.
+//
+// A layer of dilation d is d layers along an axis, too: the pixels d u + a of the result read pixels of one residue
+// of the source, so that each residue is an image of its own, with tiles of its own.
 //
 // NOTE [Finite tiles]
 // The transforms mix the pixels of a tile, so one Inf or NaN would spread over m x m pixels, and Inf - Inf
@@ -60,8 +63,15 @@ inline ResidueRange residue_range(int64_t i_size, int64_t stride, int64_t paddin
 void residue_taps(const ConvGeometry& geometry, int64_t a_h, int64_t a_w, int64_t unit, bool reversed,
                   int64_t* taps);
 
-// The tiles along an axis: tile t reads `count` positions from first + t * step on.
-Axis tile_axis(int64_t tiles, int64_t step, int64_t source_size, int64_t first, int64_t count);
+// The tiles along an axis: tile t of residue a, with the number t * dilation + a, reads the `count` positions
+// first + t * step + a + i * dilation.
+Axis tile_axis(int64_t tiles, int64_t step, int64_t source_size, int64_t first, int64_t count,
+               int64_t dilation);
+
+// Tiles of each residue.
+inline int64_t tile_count(int64_t results, int64_t dilation, int64_t m) {
+  return ceil_div(ceil_div(results, dilation), m);
+}
 
 // Calls transform(row, lines) for the `count` tile rows of a pixel-major packed source, where lines[i] is
 // the first pixel that the tiles read in the row of tap i. Outside the image that is a row of zeros, which
@@ -83,20 +93,23 @@ void each_tile_row(scalar_t* packed, const RowSlots& rows, const SourceRuns& col
   }
 }
 
-// B^T d B of a row of tiles, for each residue of the stride: the sources of a_h, a_w begin at lines[a_h] and
-// its pixel a_w, and lie a stride apart. The results of a residue lie `residue` apart.
+// B^T d B of a row of tiles. lines[i]: the row of the source that stride and dilation give to i; columns are
+// dense. Residues of the stride are channels: their results lie `residue` apart. Those of the dilation are
+// tiles: `tiles` of each follow each other.
 template <class scalar_t>
 void transform_residues(const Plan& plan, const Kernels<scalar_t>& kernels, const scalar_t* const* lines,
                         int64_t stride_h, int64_t stride_w, int64_t tiles, scalar_t* dst, int64_t tile_stride,
                         int64_t residue, int64_t plane) {
-  const auto input =
-      kernels.winograd[plan.points][winograd_taps(plan.geometry.kH, plan.geometry.stride_h)].input;
-  const int64_t pixel = stride_w * kernels.lanes;
+  const ConvGeometry& g = plan.geometry;
+  const auto input = kernels.winograd[plan.points][winograd_taps(g.kH, g.stride_h)].input;
+  const int64_t residues_w = stride_w * g.dilation_w, pixel = residues_w * kernels.lanes;
+  const int64_t next = g.dilation_w > 1 ? tiles * tile_stride : residue;
   for (int64_t h = 0; h < stride_h; ++h) {
-    for (int64_t w = 0; w < stride_w; ++w, dst += residue) {
+    for (int64_t w = 0; w < residues_w; ++w) {
       const scalar_t* sources[kMaxWinogradPoints];
       for (int64_t i = 0; i < plan.points; ++i) sources[i] = lines[stride_h * i + h] + w * kernels.lanes;
-      input(sources, pixel, winograd_results(plan) * pixel, tiles, dst, tile_stride, plane);
+      input(sources, pixel, winograd_results(plan) * pixel, tiles, dst + h * stride_w * residue + w * next,
+            tile_stride, plane);
     }
   }
 }

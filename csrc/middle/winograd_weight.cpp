@@ -52,10 +52,11 @@ class Worker {
         results_(winograd_results(plan)),
         products_(plan.points * plan.points),
         transforms_(kernels.winograd[plan.points][taps_]),
-        rows_(x_axis(g.oH, g.iH, g.stride_h, g.padding_h)),
-        cols_(x_axis(g.oW, g.iW, g.stride_w, g.padding_w)),
-        dy_rows_(tile_axis(rows_.out_size, results_, g.oH, 0, results_)),
-        dy_cols_(tile_axis(cols_.out_size, results_, g.oW, 0, results_)),
+        rows_(x_axis(g.oH, g.iH, g.stride_h, g.padding_h, g.dilation_h, false)),
+        cols_(x_axis(g.oW, g.iW, g.stride_w, g.padding_w, g.dilation_w, true)),
+        dy_rows_(tile_axis(tile_count(g.oH, g.dilation_h, results_), results_ * g.dilation_h, g.oH, 0,
+                           results_, g.dilation_h)),
+        dy_cols_(tile_axis(cols_.out_size, results_ * g.dilation_w, g.oW, 0, results_ * g.dilation_w, 1)),
         d_plane_(plane_stride(all_ * plan.panel_lanes(), lanes_)) {
     v_ = scratch_.take_bytes<scalar_t>(plan.source_bytes);
     y_ = scratch_.take_bytes<scalar_t>(plan.weight_bytes);
@@ -78,12 +79,16 @@ class Worker {
   }
 
  private:
-  Axis x_axis(int64_t o_size, int64_t i_size, int64_t stride, int64_t padding) const {
-    return tile_axis(ceil_div(o_size, results_), results_ * stride, i_size, -padding, plan_.points * stride);
+  // `dense`: of columns, those of all residues of the dilation at once.
+  Axis x_axis(int64_t o_size, int64_t i_size, int64_t stride, int64_t padding, int64_t dilation,
+              bool dense) const {
+    return tile_axis(tile_count(o_size, dilation, results_), results_ * stride * dilation, i_size, -padding,
+                     plan_.points * stride * (dense ? dilation : 1), dense ? 1 : dilation);
   }
 
   void sum_chunk(int64_t row_first, int64_t row_last, int64_t col_first, int64_t col_last) {
-    const int64_t tile_cols = col_last - col_first, tiles = (row_last - row_first) * tile_cols;
+    const int64_t cols = col_last - col_first, tile_cols = cols * g_.dilation_w;
+    const int64_t tiles = (row_last - row_first) * tile_cols;
     const int64_t v_plane = plane_stride(tiles * all_, lanes_);
     {
       const RowSlots rows = make_row_slots(rows_, row_first, row_last);
@@ -97,7 +102,7 @@ class Worker {
         pack_pixel_major(kernels_, x, std::min(lanes_, channels_ - c), lanes_, g_.iW, rows, columns, edge_);
         each_tile_row(edge_, rows, columns, row_last - row_first, col_first, lanes_,
                       [&](int64_t row, const scalar_t* const* lines) {
-                        transform_residues(plan_, kernels_, lines, g_.stride_h, g_.stride_w, tile_cols,
+                        transform_residues(plan_, kernels_, lines, g_.stride_h, g_.stride_w, cols,
                                            v_ + row * tile_cols * all_ + c, all_, padded_, v_plane);
                       });
       }
@@ -114,12 +119,17 @@ class Worker {
       dy.data += (item_.g * g_.Co + o0) * dy.stride[1];
       pack_pixel_major(kernels_, dy, valid, panel_lanes, g_.oW, rows, columns, edge_);
       each_tile_row(edge_, rows, columns, row_last - row_first, col_first, panel_lanes,
-                    [&](int64_t row, const scalar_t** lines) {
-                      for (int v = 0; v < nv; ++v) {
-                        transforms_.output_grad(lines, panel_lanes, tile_cols,
-                                                y_ + row * tile_cols * panel_lanes + v * lanes_, panel_lanes,
-                                                y_plane);
-                        for (int i = 0; i < results_; ++i) lines[i] += lanes_;
+                    [&](int64_t row, const scalar_t* const* lines) {
+                      for (int64_t w = 0; w < g_.dilation_w; ++w) {
+                        for (int v = 0; v < nv; ++v) {
+                          const scalar_t* sources[kMaxWinogradPoints];
+                          for (int i = 0; i < results_; ++i)
+                            sources[i] = lines[i] + w * panel_lanes + v * lanes_;
+                          transforms_.output_grad(
+                              sources, g_.dilation_w * panel_lanes, cols,
+                              y_ + (row * tile_cols + w * cols) * panel_lanes + v * lanes_, panel_lanes,
+                              y_plane);
+                        }
                       }
                     });
       multiply(p, nv, tiles, v_plane, y_plane);
@@ -214,7 +224,9 @@ void winograd_grad_weight(const Plan& plan, const Plan& direct, const ConvGeomet
                           const Operands<scalar_t>& t, const Kernels<scalar_t>& kernels, int threads) {
   const int64_t panels = panel_count(plan, g.Co), L = kernels.lanes;
   const int64_t m = winograd_results(plan);
-  const WeightCut cut = cut_winograd_weight(plan, g.N * ceil_div(g.oH, m) * ceil_div(g.oW, m), threads);
+  const int64_t tiles = g.N * g.dilation_h * tile_count(g.oH, g.dilation_h, m) * g.dilation_w *
+                        tile_count(g.oW, g.dilation_w, m);
+  const WeightCut cut = cut_winograd_weight(plan, tiles, threads);
   const int64_t panel_parts = ceil_div(panels, cut.panels), ci_groups = ceil_div(g.Ci, L);
   const int64_t ci_parts = ceil_div(ci_groups, cut.channels / L);
   std::mutex mutex;
