@@ -106,27 +106,29 @@ struct Copy2d {
 
 constexpr int kMaxVectors = 4;                               // largest nv of any ISA
 constexpr int kMaxRows = 14;                                 // largest mr of any ISA
-constexpr int kMaxWinogradPoints = 6, kMaxWinogradTaps = 5;  // largest P, r of F(m x m, r x r)
+constexpr int kMaxWinogradPoints = 6, kMaxWinogradTaps = 5;  // largest P, r of F(m, r)
+enum WinogradAxes { kBothAxes, kRowsOnly, kColumnsOnly };    // that are transformed
 // Of the rows algorithm: rows of a tile; kernel rows and columns of a weight gradient.
 constexpr int kMaxTileRows = 4, kMaxWeightRows = 3, kMaxWeightCols = 7;
 
-// Winograd F(m x m, r x r) with P = m + r - 1 points. Every element below is a vector of channels. The P^2
-// results (or sources) of a tile lie `plane` apart, row by row; tiles lie `tile_stride` apart.
+// Winograd F(m, r) with P = m + r - 1 points, along one axis or both; P, m and r are 1 along an axis that is left
+// alone. Every element below is a vector of channels. The P_h x P_w results (or sources) of a tile lie `plane`
+// apart, row by row; tiles lie `tile_stride` apart.
 template <class scalar_t>
 struct WinogradKernels {
-  // B^T d B of `tiles` neighbouring tiles: d[i][j] of tile t at rows[i] + t * step + j * pixel, 0 <= i, j < P.
+  // B^T d B of `tiles` neighbouring tiles: d[i][j] of tile t at rows[i] + t * step + j * pixel, i < P_h, j < P_w.
   void (*input)(const scalar_t* const* rows, int64_t pixel, int64_t step, int64_t tiles, scalar_t* dst,
                 int64_t tile_stride, int64_t plane);
-  // A dY A^T of `tiles` neighbouring tiles: dY[i][j] of tile t at rows[i] + (m t + j) * pixel, 0 <= i, j < m.
+  // A dY A^T of `tiles` neighbouring tiles: dY[i][j] of tile t at rows[i] + (m_w t + j) * pixel.
   void (*output_grad)(const scalar_t* const* rows, int64_t pixel, int64_t tiles, scalar_t* dst,
                       int64_t tile_stride, int64_t plane);
-  // G g G^T of `vectors` vectors: g[i][j] at src + taps[r i + j], or zero where that is negative.
+  // G g G^T of `vectors` vectors: g[i][j] at src + taps[r_w i + j], or zero where that is negative.
   void (*kernel)(const scalar_t* src, const int64_t* taps, int64_t vectors, scalar_t* dst, int64_t plane);
-  // G^T m G of `vectors` vectors: result (i, j) at dst + taps[r i + j], or nowhere. False if one is Inf or NaN.
+  // G^T m G of `vectors` vectors: result (i, j) at dst + taps[r_w i + j], or nowhere. False if one is Inf or NaN.
   bool (*kernel_grad)(const scalar_t* src, int64_t plane, int64_t vectors, const int64_t* taps,
                       scalar_t* dst);
   // A^T m A + bias (may be null) of `vectors` vectors of `tiles` neighbouring tiles: pixel (i, j) of tile t
-  // at dst + i * row_stride + (m t + j) * pixel. False if a result is Inf or NaN.
+  // at dst + i * row_stride + (m_w t + j) * pixel. False if a result is Inf or NaN.
   bool (*output)(const scalar_t* src, int64_t plane, int64_t tiles, int64_t vectors, int64_t tile_stride,
                  const scalar_t* bias, scalar_t* dst, int64_t row_stride, int64_t pixel);
 };
@@ -152,7 +154,8 @@ struct Kernels {
   void (*spread)(const scalar_t* src, int64_t src_pixel, int64_t pixels, int64_t channels,
                  const int32_t* channel, scalar_t* dst);
 
-  WinogradKernels<scalar_t> winograd[kMaxWinogradPoints + 1][kMaxWinogradTaps + 1];  // [P][r], or null
+  WinogradKernels<scalar_t> winograd[3][kMaxWinogradPoints + 1]
+                                    [kMaxWinogradTaps + 1];  // [axes][P][r], or null
 };
 
 struct KernelTable {

@@ -263,11 +263,11 @@ constexpr Kernels<scalar_t> make_kernels(double fma_per_cycle) {
   k.fma_per_cycle = fma_per_cycle;
   k.copy_2d = copy_2d<scalar_t>;
   k.spread = spread<scalar_t>;
-  k.winograd[5][2] = Winograd<scalar_t, 5, 2>::table();
-  k.winograd[6][2] = Winograd<scalar_t, 6, 2>::table();
-  k.winograd[6][3] = Winograd<scalar_t, 6, 3>::table();
-  k.winograd[6][4] = Winograd<scalar_t, 6, 4>::table();
-  k.winograd[6][5] = Winograd<scalar_t, 6, 5>::table();
+  set_winograd<scalar_t, 5, 2>(k);
+  set_winograd<scalar_t, 6, 2>(k);
+  set_winograd<scalar_t, 6, 3>(k);
+  set_winograd<scalar_t, 6, 4>(k);
+  set_winograd<scalar_t, 6, 5>(k);
   fill_row_kernels<scalar_t, Registers>(k, std::make_integer_sequence<int, kMaxVectors>());
   constexpr int max_rows[] = {MaxRows...};
   fill_rows<scalar_t, 1>(k, std::make_integer_sequence<int, max_rows[0]>());

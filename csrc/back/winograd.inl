@@ -1,6 +1,7 @@
 // The transforms of Winograd's F(m x m, r x r) over vectors of channels: an m x m output tile of an r x r,
 // stride-1 correlation from a P x P input tile, P = m + r - 1, with P^2 products instead of m^2 r^2 (3x3: 36
-// instead of 144). In two dimensions, for a tile d and a kernel g,
+// instead of 144); and those of one axis alone, with P instead of m r. In two dimensions, for a tile d and a
+// kernel g,
 //
 //   Y = A^T [ (G g G^T) . (B^T d B) ] A            dg = G^T [ (A dY A^T) . (B^T d B) ] G
 //
@@ -11,7 +12,7 @@
 // (B. Barabasz et al., Error Analysis and Improving the Accuracy of Winograd Convolution, arXiv:1803.10986;
 // measured in docs/kernels.md).
 //
-// Contracts in kernels.h. A "plane" is the distance between the P^2 products of one tile.
+// Contracts in kernels.h. A "plane" is the distance between the products of one tile.
 
 #pragma once
 
@@ -125,26 +126,49 @@ TCE_INLINE void transform_kernel_grad(const Vec<scalar_t>* m, Vec<scalar_t>* g) 
   interpolate<scalar_t, P, N>(weighted, g);
 }
 
-// T applied to the columns, then to the rows, of an In x In block: Out x Out.
-template <class scalar_t, int In, int Out, void (*T)(const Vec<scalar_t>*, Vec<scalar_t>*), class Load,
-          class Store>
+// The transforms of one axis, and of an axis that is left alone.
+template <class scalar_t, int P_, int R_>
+struct Transforms {
+  static constexpr int P = P_, R = R_, M = P + 1 - R;
+  using V = Vec<scalar_t>;
+  static TCE_INLINE void input(const V* d, V* r) { transform_input<scalar_t, P>(d, r); }
+  static TCE_INLINE void output_grad(const V* y, V* r) { evaluate<scalar_t, P, M>(y, r); }
+  static TCE_INLINE void kernel(const V* g, V* r) { transform_kernel<scalar_t, P, R>(g, r); }
+  static TCE_INLINE void kernel_grad(const V* m, V* g) { transform_kernel_grad<scalar_t, P, R>(m, g); }
+  static TCE_INLINE void output(const V* m, V* y) { interpolate<scalar_t, P, M>(m, y); }
+};
+template <class scalar_t>
+struct Transforms<scalar_t, 1, 1> {
+  static constexpr int P = 1, R = 1, M = 1;
+  using V = Vec<scalar_t>;
+  static TCE_INLINE void input(const V* d, V* r) { *r = *d; }
+  static TCE_INLINE void output_grad(const V* y, V* r) { *r = *y; }
+  static TCE_INLINE void kernel(const V* g, V* r) { *r = *g; }
+  static TCE_INLINE void kernel_grad(const V* m, V* g) { *g = *m; }
+  static TCE_INLINE void output(const V* m, V* y) { *y = *m; }
+};
+
+// T_h applied to the columns, then T_w to the rows, of a block of sources: Out_h x Out_w results.
+template <class scalar_t, int In_h, int In_w, int Out_h, int Out_w,
+          void (*T_h)(const Vec<scalar_t>*, Vec<scalar_t>*),
+          void (*T_w)(const Vec<scalar_t>*, Vec<scalar_t>*), class Load, class Store>
 TCE_INLINE void transform_2d(Load&& load_at, Store&& store_at) {
-  Vec<scalar_t> half[Out][In];
+  Vec<scalar_t> half[Out_h][In_w];
   TCE_UNROLL
-  for (int j = 0; j < In; ++j) {
-    Vec<scalar_t> column[In], r[Out];
+  for (int j = 0; j < In_w; ++j) {
+    Vec<scalar_t> column[In_h], r[Out_h];
     TCE_UNROLL
-    for (int i = 0; i < In; ++i) column[i] = load_at(i, j);
-    T(column, r);
+    for (int i = 0; i < In_h; ++i) column[i] = load_at(i, j);
+    T_h(column, r);
     TCE_UNROLL
-    for (int i = 0; i < Out; ++i) half[i][j] = r[i];
+    for (int i = 0; i < Out_h; ++i) half[i][j] = r[i];
   }
   TCE_UNROLL
-  for (int i = 0; i < Out; ++i) {
-    Vec<scalar_t> r[Out];
-    T(half[i], r);
+  for (int i = 0; i < Out_h; ++i) {
+    Vec<scalar_t> r[Out_w];
+    T_w(half[i], r);
     TCE_UNROLL
-    for (int j = 0; j < Out; ++j) store_at(i, j, r[j]);
+    for (int j = 0; j < Out_w; ++j) store_at(i, j, r[j]);
   }
 }
 
@@ -157,37 +181,36 @@ TCE_INLINE bool is_zero(Vec<scalar_t> v) {
   return true;
 }
 
-template <class scalar_t, int P, int R>
+// H, W: the Transforms of the two axes.
+template <class scalar_t, class H, class W>
 struct Winograd {
-  static constexpr int M = P + 1 - R;
-
   static void input(const scalar_t* const* rows, int64_t pixel, int64_t step, int64_t tiles, scalar_t* dst,
                     int64_t tile_stride, int64_t plane) {
     for (int64_t t = 0; t < tiles; ++t) {
-      transform_2d<scalar_t, P, P, transform_input<scalar_t, P>>(
+      transform_2d<scalar_t, H::P, W::P, H::P, W::P, H::input, W::input>(
           [&](int i, int j) { return load(rows[i] + t * step + j * pixel); },
-          [&](int i, int j, Vec<scalar_t> v) { store(dst + (P * i + j) * plane + t * tile_stride, v); });
+          [&](int i, int j, Vec<scalar_t> v) { store(dst + (W::P * i + j) * plane + t * tile_stride, v); });
     }
   }
 
   static void output_grad(const scalar_t* const* rows, int64_t pixel, int64_t tiles, scalar_t* dst,
                           int64_t tile_stride, int64_t plane) {
     for (int64_t t = 0; t < tiles; ++t) {
-      transform_2d<scalar_t, M, P, evaluate<scalar_t, P, M>>(
-          [&](int i, int j) { return load(rows[i] + (M * t + j) * pixel); },
-          [&](int i, int j, Vec<scalar_t> v) { store(dst + (P * i + j) * plane + t * tile_stride, v); });
+      transform_2d<scalar_t, H::M, W::M, H::P, W::P, H::output_grad, W::output_grad>(
+          [&](int i, int j) { return load(rows[i] + (W::M * t + j) * pixel); },
+          [&](int i, int j, Vec<scalar_t> v) { store(dst + (W::P * i + j) * plane + t * tile_stride, v); });
     }
   }
 
   static void kernel(const scalar_t* src, const int64_t* taps, int64_t vectors, scalar_t* dst,
                      int64_t plane) {
     for (int64_t v = 0; v < vectors; ++v, src += kLanes<scalar_t>, dst += kLanes<scalar_t>) {
-      transform_2d<scalar_t, R, P, transform_kernel<scalar_t, P, R>>(
+      transform_2d<scalar_t, H::R, W::R, H::P, W::P, H::kernel, W::kernel>(
           [&](int i, int j) {
-            const int64_t tap = taps[R * i + j];
+            const int64_t tap = taps[W::R * i + j];
             return tap < 0 ? Vec<scalar_t>{} : load(src + tap);
           },
-          [&](int i, int j, Vec<scalar_t> w) { store(dst + (P * i + j) * plane, w); });
+          [&](int i, int j, Vec<scalar_t> w) { store(dst + (W::P * i + j) * plane, w); });
     }
   }
 
@@ -195,11 +218,11 @@ struct Winograd {
                           scalar_t* dst) {
     Vec<scalar_t> sum = {};  // of g * 0: stays zero while every g is finite
     for (int64_t v = 0; v < vectors; ++v, src += kLanes<scalar_t>, dst += kLanes<scalar_t>) {
-      transform_2d<scalar_t, P, R, transform_kernel_grad<scalar_t, P, R>>(
-          [&](int i, int j) { return load(src + (P * i + j) * plane); },
+      transform_2d<scalar_t, H::P, W::P, H::R, W::R, H::kernel_grad, W::kernel_grad>(
+          [&](int i, int j) { return load(src + (W::P * i + j) * plane); },
           [&](int i, int j, Vec<scalar_t> g) {
             sum += g * scalar_t(0);
-            const int64_t tap = taps[R * i + j];
+            const int64_t tap = taps[W::R * i + j];
             if (tap >= 0) store(dst + tap, g);
           });
     }
@@ -213,12 +236,12 @@ struct Winograd {
     for (int64_t v = 0; v < vectors; ++v, src += L, dst += L) {
       const Vec<scalar_t> start = bias ? load(bias + v * L) : Vec<scalar_t>{};
       for (int64_t t = 0; t < tiles; ++t) {
-        transform_2d<scalar_t, P, M, interpolate<scalar_t, P, M>>(
-            [&](int i, int j) { return load(src + (P * i + j) * plane + t * tile_stride); },
+        transform_2d<scalar_t, H::P, W::P, H::M, W::M, H::output, W::output>(
+            [&](int i, int j) { return load(src + (W::P * i + j) * plane + t * tile_stride); },
             [&](int i, int j, Vec<scalar_t> y) {
               y += start;
               sum += y * scalar_t(0);
-              store(dst + i * row_stride + (M * t + j) * pixel, y);
+              store(dst + i * row_stride + (W::M * t + j) * pixel, y);
             });
       }
     }
@@ -229,6 +252,15 @@ struct Winograd {
     return {input, output_grad, kernel, kernel_grad, output};
   }
 };
+
+template <class scalar_t, int P, int R>
+constexpr void set_winograd(Kernels<scalar_t>& k) {
+  using Axis = Transforms<scalar_t, P, R>;
+  using None = Transforms<scalar_t, 1, 1>;
+  k.winograd[kBothAxes][P][R] = Winograd<scalar_t, Axis, Axis>::table();
+  k.winograd[kRowsOnly][P][R] = Winograd<scalar_t, Axis, None>::table();
+  k.winograd[kColumnsOnly][P][R] = Winograd<scalar_t, None, Axis>::table();
+}
 
 }  // namespace
 }  // namespace tce

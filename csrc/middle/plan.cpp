@@ -26,14 +26,6 @@ bool is_pointwise(const ConvGeometry& g) {
          g.padding_w == 0 && g.iH == g.oH && g.iW == g.oW;
 }
 
-// What Winograd F(m x m, r x r) can compute, whatever it would cost.
-bool winograd_applies(const ConvGeometry& g) {
-  const int64_t taps = winograd_taps(g.kH, g.stride_h);
-  return taps == winograd_taps(g.kW, g.stride_w) && taps >= 2 && taps <= kMaxWinogradTaps &&
-         std::max(g.stride_h, g.stride_w) <= kMaxVectors && std::min(g.stride_h, g.dilation_h) == 1 &&
-         std::min(g.stride_w, g.dilation_w) == 1;
-}
-
 }  // namespace
 
 bool is_fully_connected(const ConvGeometry& g) {
@@ -112,11 +104,9 @@ Candidates make_candidates(Contraction contraction, const ConvGeometry& geometry
   };
   plan(Algorithm::kDirect, plan_direct<scalar_t>, nullptr);
   plan(Algorithm::kWinograd, plan_winograd<scalar_t>,
-       !winograd_applies(common.geometry)
-           ? "it needs 2 to 5 kernel elements for each of the stride, as many of both "
-             "axes, and stride or dilation 1"
-       : !options.winograd ? "it is switched off"
-                           : nullptr);
+       common.geometry.kH * common.geometry.kW == 1 ? "it needs more than one kernel element"
+       : !options.winograd                          ? "it is switched off"
+                                                    : nullptr);
   plan(Algorithm::kPixels, plan_pixels<scalar_t>,
        contraction == Contraction::kGradWeight ? "it computes forward and grad_input only" : nullptr);
   plan(Algorithm::kLanewise, plan_lanewise<scalar_t>, geometry.G == 1 ? "it needs groups" : nullptr);
@@ -216,7 +206,7 @@ std::string block_text(const Plan& p) {
   const bool weight = p.contraction == Contraction::kGradWeight;
   if (p.algorithm == Algorithm::kWinograd) {
     return (weight ? std::to_string(p.rows * p.cols) + " tiles" : std::to_string(p.c_block) + " channels") +
-           ", for each of " + std::to_string(p.points * p.points) + " products";
+           ", for each of " + std::to_string(product_count(p)) + " products";
   }
   return weight ? std::to_string(p.rows * p.cols) + " pixels"
                 : std::to_string(p.c_block) + " channels" + kernel;
@@ -227,8 +217,7 @@ std::string chunk_text(const Plan& p) {
   const bool weight = p.contraction == Contraction::kGradWeight;
   std::string text = size_text(p.rows, p.cols);
   if (p.algorithm == Algorithm::kWinograd) {
-    const int64_t m = winograd_results(p);
-    text += " tiles of " + size_text(m, m);
+    text += " tiles of " + size_text(p.winograd_h.results(), p.winograd_w.results());
   }
   text += " pixels";
   if (p.algorithm == Algorithm::kPixels || p.algorithm == Algorithm::kRows)

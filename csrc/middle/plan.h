@@ -40,6 +40,13 @@ struct Layout {
   bool channels_inner;  // neighbouring channels do (channels_last)
 };
 
+// An axis of a layer as Winograd computes it (winograd.h): F(m, r) with P = m + r - 1 points, for each of the
+// blocks of r kernel elements. All are 1 of an axis that is left alone.
+struct WinogradAxis {
+  int points, taps, blocks;
+  int results() const { return points + 1 - taps; }
+};
+
 struct Plan {
   Contraction contraction;
   Algorithm algorithm;
@@ -60,9 +67,9 @@ struct Plan {
   int64_t kh_block, kw_block;  // kernel elements (lanewise, rows: kh_block counts the row taps of a phase)
 
   bool spread;  // lanewise: lanes are result channels, not groups
-  int points;   // Winograd: P
+  WinogradAxis winograd_h, winograd_w;
 
-  // Chunk: the pixels (Winograd: tiles of m x m pixels) that an item holds in scratch at a time. forward,
+  // Chunk: the pixels (Winograd: tiles of pixels) that an item holds in scratch at a time. forward,
   // grad_input: of the result; grad_weight: of dY.
   int64_t rows, cols;
   int64_t panels;  // most panels of an item (lanewise grad_weight: blocks of groups)

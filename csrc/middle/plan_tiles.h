@@ -7,6 +7,7 @@
 #include <numeric>
 
 #include "plan.h"
+#include "winograd.h"
 
 namespace tce {
 
@@ -30,10 +31,15 @@ constexpr int64_t kScratchBytes = 8 * 1024 * 1024;
 
 // Cycles that a tile takes beside its sum: the call, its accumulators' start and end.
 constexpr double kTile = 40;
-// Cycles of Winograd's transforms of one tile, or kernel, and one vector of channels,
-// with its packing (measured on Zen 4); the kernels of grad_input lie across the channels that it sums.
-constexpr double kWinogradInput = 300, kWinogradKernel = 110, kWinogradKernelTurned = 200,
-                 kWinogradOutput = 200;
+// Cycles of Winograd's transforms of one tile, or kernel, and one vector of channels, with its packing (measured
+// on Zen 4); the kernels of grad_input lie across the channels that it sums.
+struct WinogradCycles {
+  double input, kernel, kernel_turned, output;
+};
+inline WinogradCycles winograd_cycles(const Plan& plan) {
+  const double size = 0.2 + 0.8 * static_cast<double>(product_count(plan)) / 36;
+  return {300 * size, 110 * size, 200 * size, 200 * size};
+}
 
 // The largest part of total cut into equal parts of at most `limit`.
 inline int64_t balanced(int64_t total, int64_t limit) {

@@ -1,15 +1,15 @@
-// forward and grad_input by Winograd F(m x m, r x r). Lanes are channels in every stage, so that no tile wastes
+// forward and grad_input by Winograd F(m, r). Lanes are channels in every stage, so that no tile wastes
 // a lane whatever the width of the image.
 //
 // Loops, outermost first, with what each holds:
 //
 //   item (group, chunk of tiles, panels)   one thread; disjoint results
 //     channel group (lanes channels)       source packed: [slot][width][lanes]
-//       residue of X (forward)             transformed: V[P^2][residue][group][tile][lanes]
+//       part of the source                 transformed: V[products][part][group][tile][lanes]
 //     panel (row residue of dX, channels)  of grad_input with all column residues: nv vectors
 //       channel block (c_block)            weights packed: [c][kh][kw][lanes]
-//         residue of X                     transformed: U[P^2][c][panel lanes]               L2
-//           plane, tiles (mr)              microkernel: M[P^2][tile][panel lanes] += V * U   registers
+//         part of the source               transformed: U[products][c][panel lanes]         L2
+//           product, tiles (mr)            microkernel: M[product][tile][panel lanes] += V * U   registers
 //       tile row                           A^T M A: [m][m * tiles][column residue][lanes]   L1
 //                                          then to the tensor, unless it is not finite
 //
@@ -28,12 +28,13 @@
 
 namespace tce {
 
-void residue_taps(const ConvGeometry& g, int64_t a_h, int64_t a_w, int64_t unit, bool reversed,
-                  int64_t* taps) {
-  const int64_t r = winograd_taps(g.kH, g.stride_h);
-  for (int64_t i = 0; i < r * r; ++i) {
-    const int64_t kh = g.stride_h * (i / r) + a_h, kw = g.stride_w * (i % r) + a_w;
-    taps[reversed ? r * r - 1 - i : i] = kh < g.kH && kw < g.kW ? (kh * g.kW + kw) * unit : -1;
+void part_taps(const Plan& plan, const KernelPart& part, int64_t unit, bool reversed, int64_t* taps) {
+  const ConvGeometry& g = plan.geometry;
+  const int64_t r_h = plan.winograd_h.taps, r_w = plan.winograd_w.taps;
+  for (int64_t i = 0; i < r_h * r_w; ++i) {
+    const int64_t kh = g.stride_h * (r_h * part.block_h + i / r_w) + part.residue_h;
+    const int64_t kw = g.stride_w * (r_w * part.block_w + i % r_w) + part.residue_w;
+    taps[reversed ? r_h * r_w - 1 - i : i] = kh < g.kH && kw < g.kW ? (kh * g.kW + kw) * unit : -1;
   }
 }
 
@@ -71,8 +72,8 @@ struct NotFinite {
 // What forward and grad_input differ in, of a layer of stride s: forward sums over residues of the source,
 // grad_input computes those of the result.
 struct Shape {
-  int64_t taps, results;       // r, m
   int64_t source_h, source_w;  // residues of the source
+  int64_t parts_h, parts_w;    // of the source: residues and blocks
   int64_t out_h, out_w;        // residues of the result
   int64_t first_h, first_w;    // result (u, a) lies at first + out * u + a
   Axis rows, cols;             // tiles; of columns those of all residues of the dilation at once
@@ -83,22 +84,24 @@ Shape make_shape(const Correlation<scalar_t>& c, const Plan& plan) {
   const ConvGeometry& g = plan.geometry;
   Shape s = {};
   const bool is_forward = plan.contraction == Contraction::kForward;
-  s.taps = winograd_taps(g.kH, g.stride_h);
-  s.results = winograd_results(plan);
   s.source_h = s.source_w = s.out_h = s.out_w = 1;
   (is_forward ? s.source_h : s.out_h) = g.stride_h;
   (is_forward ? s.source_w : s.out_w) = g.stride_w;
-  const auto set_axis = [&](int64_t out, int64_t source, int64_t stride, int64_t padding, int64_t dilation,
-                            bool dense, int64_t& first, Axis& axis) {
+  s.parts_h = s.source_h * plan.winograd_h.blocks;
+  s.parts_w = s.source_w * plan.winograd_w.blocks;
+  const auto set_axis = [&](const WinogradAxis& tile, int64_t out, int64_t source, int64_t stride,
+                            int64_t padding, int64_t dilation, bool dense, int64_t& first, Axis& axis) {
     const ResidueRange u = is_forward ? ResidueRange{0, out} : residue_range(out, stride, padding);
     const int64_t sources = is_forward ? stride : 1;
     first = is_forward ? 0 : stride * u.first - padding;
-    axis = tile_axis(tile_count(u.count, dilation, s.results), s.results * sources * dilation, source,
-                     is_forward ? -padding : u.first - dilation * (s.taps - 1),
-                     plan.points * sources * (dense ? dilation : 1), dense ? 1 : dilation);
+    axis = tile_axis(tile_count(u.count, dilation, tile.results()), tile.results() * sources * dilation,
+                     source, is_forward ? -padding : u.first - dilation * (tile.taps * tile.blocks - 1),
+                     part_span(tile, sources) * (dense ? dilation : 1), dense ? 1 : dilation);
   };
-  set_axis(c.out_h, c.source_h, g.stride_h, g.padding_h, g.dilation_h, false, s.first_h, s.rows);
-  set_axis(c.out_w, c.source_w, g.stride_w, g.padding_w, g.dilation_w, true, s.first_w, s.cols);
+  set_axis(plan.winograd_h, c.out_h, c.source_h, g.stride_h, g.padding_h, g.dilation_h, false, s.first_h,
+           s.rows);
+  set_axis(plan.winograd_w, c.out_w, c.source_w, g.stride_w, g.padding_w, g.dilation_w, true, s.first_w,
+           s.cols);
   return s;
 }
 
@@ -110,7 +113,7 @@ class Worker {
       : c_(c),
         plan_(plan),
         kernels_(kernels),
-        transforms_(kernels.winograd[plan.points][shape.taps]),
+        transforms_(transforms_of(plan, kernels)),
         shape_(shape),
         item_(item),
         not_finite_(not_finite),
@@ -121,8 +124,9 @@ class Worker {
         tile_cols_((item.col_last - item.col_first) * plan.geometry.dilation_w),
         tiles_(tile_rows_ * tile_cols_),
         groups_(ceil_div(c.C, kernels.lanes)),
-        residues_(shape.source_h * shape.source_w),
-        v_plane_(plane_stride(residues_ * groups_ * tiles_ * lanes_, lanes_)) {
+        parts_(shape.parts_h * shape.parts_w),
+        products_(product_count(plan)),
+        v_plane_(plane_stride(parts_ * groups_ * tiles_ * lanes_, lanes_)) {
     v_ = scratch_.take_bytes<scalar_t>(plan.source_bytes);
     u_ = scratch_.take_bytes<scalar_t>(plan.weight_bytes);
     m_ = scratch_.take_bytes<scalar_t>(plan.tile_bytes);
@@ -143,7 +147,7 @@ class Worker {
     int64_t lanes;  // of all column residues
   };
 
-  // V[P^2][residue][group][tile][lanes]
+  // V[product][part][group][tile][lanes]
   void transform_source() {
     const RowSlots rows = make_row_slots(shape_.rows, item_.row_first, item_.row_last);
     const SourceRuns columns = make_source_runs(shape_.cols, item_.col_first, item_.col_last, true);
@@ -157,10 +161,10 @@ class Worker {
                        columns, edge_);
       each_tile_row(edge_, rows, columns, tile_rows_, item_.col_first, lanes_,
                     [&](int64_t row, const scalar_t* const* lines) {
-                      transform_residues(plan_, kernels_, lines, shape_.source_h, shape_.source_w,
-                                         item_.col_last - item_.col_first,
-                                         v_ + (group * tiles_ + row * tile_cols_) * lanes_, lanes_,
-                                         groups_ * tiles_ * lanes_, v_plane_);
+                      transform_parts(plan_, kernels_, lines, shape_.source_h, shape_.source_w,
+                                      item_.col_last - item_.col_first,
+                                      v_ + (group * tiles_ + row * tile_cols_) * lanes_, lanes_,
+                                      groups_ * tiles_ * lanes_, v_plane_);
                     });
     }
   }
@@ -179,36 +183,44 @@ class Worker {
       WeightView<scalar_t> w = c_.weight;
       w.data += item_.g * c_.weight_group + panel.o_first * w.lane + c0 * w.channel;
       pack_weight(kernels_, w, panel.valid, panel.nv * lanes_, channels, {0, c_.kH}, {0, c_.kW}, edge_);
-      for (int64_t residue = 0; residue < residues_; ++residue) {
-        const int64_t u_plane = transform_weight(panel, residue, channels);
-        multiply(panel, residue * groups_ + c0 / lanes_, ceil_div(channels, lanes_), u_plane, m_plane,
-                 c0 + residue > 0);
+      for (int64_t part = 0; part < parts_; ++part) {
+        const int64_t u_plane = transform_weight(panel, part, channels);
+        multiply(panel, part * groups_ + c0 / lanes_, ceil_div(channels, lanes_), u_plane, m_plane,
+                 c0 + part > 0);
       }
     }
     for (int64_t row = 0; row < tile_rows_; ++row) store_row(row, panel, m_plane);
   }
 
-  // U[P^2][c][panel lanes] of a residue of X, or of a row and all column residues of dX; rows up to a whole
-  // number of channel groups are zero. Returns the plane stride.
-  int64_t transform_weight(const Panel& panel, int64_t residue, int64_t channels) {
+  // U[product][c][panel lanes] of a part of the source, and of a row and all column residues of dX; rows up to
+  // a whole number of channel groups are zero. Returns the plane stride.
+  int64_t transform_weight(const Panel& panel, int64_t part, int64_t channels) {
     const int64_t rows = ceil_div(channels, lanes_) * lanes_, unit = panel.nv * lanes_;
     const int64_t plane = plane_stride(rows * panel.lanes, lanes_);
-    for (int64_t w = 0; w < shape_.out_w; ++w) {
+    const bool reversed = plan_.contraction == Contraction::kGradInput;
+    const int64_t h = part / shape_.parts_w, w = part % shape_.parts_w;
+    KernelPart elements{h % shape_.source_h, h / shape_.source_h, w % shape_.source_w, w / shape_.source_w};
+    if (reversed) {  // the last block of the kernel reads the first sources
+      elements.block_h = plan_.winograd_h.blocks - 1 - elements.block_h;
+      elements.block_w = plan_.winograd_w.blocks - 1 - elements.block_w;
+      elements.residue_h = panel.residue;
+    }
+    for (int64_t out_w = 0; out_w < shape_.out_w; ++out_w) {
+      if (reversed) elements.residue_w = out_w;
       int64_t taps[kMaxWinogradTaps * kMaxWinogradTaps];
-      residue_taps(plan_.geometry, panel.residue + residue / shape_.source_w, w + residue % shape_.source_w,
-                   unit, plan_.contraction == Contraction::kGradInput, taps);
+      part_taps(plan_, elements, unit, reversed, taps);
       for (int64_t c = 0; c < channels; ++c) {
-        transforms_.kernel(edge_ + c * c_.kH * c_.kW * unit, taps, panel.nv, u_ + c * panel.lanes + w * unit,
-                           plane);
+        transforms_.kernel(edge_ + c * c_.kH * c_.kW * unit, taps, panel.nv,
+                           u_ + c * panel.lanes + out_w * unit, plane);
       }
     }
-    for (int64_t xi = 0; channels < rows && xi < plan_.points * plan_.points; ++xi) {
+    for (int64_t xi = 0; channels < rows && xi < products_; ++xi) {
       std::fill(u_ + xi * plane + channels * panel.lanes, u_ + xi * plane + rows * panel.lanes, scalar_t(0));
     }
     return plane;
   }
 
-  // M[P^2][tile][panel lanes] (+)= sum over the channels of the groups of V * U
+  // M[product][tile][panel lanes] (+)= sum over the channels of the groups of V * U
   void multiply(const Panel& panel, int64_t group_first, int64_t groups, int64_t u_plane, int64_t m_plane,
                 bool accumulate) {
     const int64_t nv = panel.lanes / lanes_;
@@ -224,7 +236,7 @@ class Worker {
     tile.c_stride = panel.lanes;
     tile.accumulate = accumulate;
     const int64_t parts = ceil_div(tiles_, kernels_.max_rows[nv]);
-    for (int64_t xi = 0; xi < plan_.points * plan_.points; ++xi) {
+    for (int64_t xi = 0; xi < products_; ++xi) {
       tile.b = u_ + xi * u_plane;
       for (int64_t i = 0; i < parts; ++i) {
         const int64_t begin = part_start(tiles_, parts, i), end = part_start(tiles_, parts, i + 1);
@@ -237,7 +249,7 @@ class Worker {
 
   void store_row(int64_t row, const Panel& panel, int64_t m_plane) {
     const int64_t dilation_h = plan_.geometry.dilation_h, dilation_w = plan_.geometry.dilation_w;
-    const int64_t unit = panel.nv * lanes_, width = shape_.results * tile_cols_ * shape_.out_w;
+    const int64_t unit = panel.nv * lanes_, width = plan_.winograd_w.results() * tile_cols_ * shape_.out_w;
     const int64_t residues = shape_.out_w * dilation_w, cols = item_.col_last - item_.col_first;
     // edge_: bias, then m rows of pixels.
     scalar_t *bias = nullptr, *pixels = edge_ + unit;
@@ -256,9 +268,10 @@ class Worker {
     const int64_t t = (item_.row_first + row) % shape_.rows.out_size;
     // The rows of all residues, and the columns, of these tiles.
     const int64_t step_h = shape_.out_h * dilation_h;
-    const int64_t h_first = shape_.first_h + step_h * shape_.results * (t / dilation_h);
-    const int64_t h_last = std::min(h_first + step_h * shape_.results, c_.out_h);
-    const int64_t w_first = shape_.first_w + residues * shape_.results * item_.col_first;
+    const int64_t height = step_h * plan_.winograd_h.results();
+    const int64_t h_first = shape_.first_h + height * (t / dilation_h);
+    const int64_t h_last = std::min(h_first + height, c_.out_h);
+    const int64_t w_first = shape_.first_w + residues * plan_.winograd_w.results() * item_.col_first;
     const int64_t w0 = std::max<int64_t>(0, w_first), w1 = std::min(w_first + width, c_.out_w);
     if (!finite) {
       const int64_t first = n * c_.out_h;
@@ -285,7 +298,8 @@ class Worker {
   const int64_t lanes_;          // of a vector
   const int64_t channel_lanes_;  // result channels of a panel
   const int64_t tile_rows_, tile_cols_, tiles_;
-  const int64_t groups_, residues_;  // of the source
+  const int64_t groups_, parts_;  // of the source
+  const int64_t products_;
   const int64_t v_plane_;
   scalar_t *v_, *u_, *m_, *edge_;
   KStep* steps_;

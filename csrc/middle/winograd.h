@@ -1,23 +1,24 @@
-// Winograd F(m x m, r x r), with P = m + r - 1 points: the second algorithm, with fewer products
-// (formulas and points: back/winograd.inl; accuracy: docs/kernels.md).
+// Winograd F(m, r) along one axis or both: the second algorithm, with fewer products (formulas and points:
+// back/winograd.inl; accuracy: docs/kernels.md).
 //
-// NOTE [Residues]
-// The transforms are those of stride 1. A layer of stride s is s layers of stride 1 along an axis: the kernel
-// elements k = s t + a of one residue a, 0 <= a < s, meet the positions s u + a - padding of X or dX,
+// NOTE [Residues and blocks]
+// The transforms are those of stride 1 and few kernel elements. Along an axis of stride s the kernel elements
+// k = s (r b + t) + a, t < r, of a residue a and a block b meet the positions s u + a - padding of X or dX,
 //
-//   forward      Y[o]              = sum over a, t of   W[s t + a] * X[s (o + t) + a - padding]
-//   grad_input   dX[s u + a - padding] = sum over t of  W[s t + a] * dY[u - t]
-//   grad_weight  dW[s t + a]       = sum over o of      dY[o] * X[s (o + t) + a - padding]
+//   forward      Y[o]                  = sum over a, b, t of   W[k] * X[s (o + r b + t) + a - padding]
+//   grad_input   dX[s u + a - padding] = sum over b, t of      W[k] * dY[u - r b - t]
+//   grad_weight  dW[k]                 = sum over o of         dY[o] * X[s (o + r b + t) + a - padding]
 //
-// so that a residue (of both axes) of X is summed, of dX and dW computed, as channels of its own. r is the
-// number of t, ceil(k / s); a residue without the last t has a zero there. With 6 points 4x4 kernels of stride 2
-// take 4 * 36 products for 5x5 pixels instead of 400, 3x3 kernels of stride 1 36 for 4x4 instead of 144.
+// so that residues (of both axes) of X are summed, those of dX and dW computed, as channels of their own; and
+// so are blocks, whose sources are shifted. Elements beyond the kernel are zeros. With 6 points 4x4 kernels of
+// stride 2 take 4 * 36 products for 5x5 pixels instead of 400, 7x7 kernels in 2x2 blocks of 4x4 4 * 36 for 3x3
+// instead of 441, 3x3 kernels of stride 1 36 for 4x4 instead of 144.
 //
-// A layer of dilation d is d layers along an axis, too: the pixels d u + a of the result read pixels of one residue
-// of the source, so that each residue is an image of its own, with tiles of its own.
+// A layer of dilation d is d layers along an axis, too: the pixels d u + a of the result read pixels of one
+// residue of the source, so that each residue is an image of its own, with tiles of its own.
 //
 // NOTE [Finite tiles]
-// The transforms mix the pixels of a tile, so one Inf or NaN would spread over m x m pixels, and Inf - Inf
+// The transforms mix the pixels of a tile, so one Inf or NaN would spread over a tile, and Inf - Inf
 // would become NaN. Whatever comes out not finite is therefore computed again by the direct algorithm, in
 // units that only the geometry fixes (a row of tiles of one panel of channels, with the rows of all residues),
 // so that the bits of the result stay independent of batch and threads.
@@ -40,16 +41,28 @@ template <class scalar_t>
 void winograd_grad_weight(const Plan& plan, const Plan& direct, const ConvGeometry& geometry,
                           const Operands<scalar_t>& operands, const Kernels<scalar_t>& kernels, int threads);
 
-// r, along an axis.
-inline int64_t winograd_taps(int64_t k, int64_t stride) {
-  return ceil_div(k, stride);
+template <class scalar_t>
+const WinogradKernels<scalar_t>& transforms_of(const Plan& plan, const Kernels<scalar_t>& kernels) {
+  const WinogradAxis &h = plan.winograd_h, &w = plan.winograd_w;
+  const WinogradAxes axes = h.points == 1 ? kColumnsOnly : w.points == 1 ? kRowsOnly : kBothAxes;
+  return kernels.winograd[axes][std::max(h.points, w.points)][std::max(h.taps, w.taps)];
 }
-// m, of a plan.
-inline int64_t winograd_results(const Plan& plan) {
-  return plan.points + 1 - winograd_taps(plan.geometry.kH, plan.geometry.stride_h);
+inline int64_t product_count(const Plan& plan) {
+  return static_cast<int64_t>(plan.winograd_h.points) * plan.winograd_w.points;
 }
 
-// The u (NOTE [Residues]) whose pixels of an axis of dX lie inside the image, for one residue at least.
+// The sources of an axis, of `residues` of them (1 where X's are not split): part i = b * residues + a begins
+// at this position from the first that a tile reads, and a tile reads so many; both in units of the dilation.
+inline int64_t part_offset(const WinogradAxis& axis, int64_t residues, int64_t i) {
+  return residues * axis.taps * (i / residues) + i % residues;
+}
+inline int64_t part_span(const WinogradAxis& axis, int64_t residues) {
+  return residues * (axis.points + axis.taps * (axis.blocks - 1));
+}
+// A plan that reads more rows for a tile is declined.
+constexpr int64_t kMaxWinogradLines = 64;
+
+// The u (NOTE [Residues and blocks]) whose pixels of an axis of dX lie inside the image, for one residue at least.
 struct ResidueRange {
   int64_t first, count;
 };
@@ -58,10 +71,13 @@ inline ResidueRange residue_range(int64_t i_size, int64_t stride, int64_t paddin
   return {first, i_size > 0 ? floor_div(i_size - 1 + padding, stride) - first + 1 : 0};
 }
 
-// taps[r i + j]: kernel element (i, j) of the residue (a_h, a_w) as an offset into elements [kh][kw] of `unit`
-// scalars, -1 where there is none. `reversed`: in descending order of both.
-void residue_taps(const ConvGeometry& geometry, int64_t a_h, int64_t a_w, int64_t unit, bool reversed,
-                  int64_t* taps);
+// The elements of a residue and a block.
+struct KernelPart {
+  int64_t residue_h, block_h, residue_w, block_w;
+};
+// taps[r_w i + j]: element (i, j) of a part as an offset into elements [kh][kw] of `unit` scalars, -1 where
+// there is none. `reversed`: in descending order of both.
+void part_taps(const Plan& plan, const KernelPart& part, int64_t unit, bool reversed, int64_t* taps);
 
 // The tiles along an axis: tile t of residue a, with the number t * dilation + a, reads the `count` positions
 // first + t * step + a + i * dilation.
@@ -84,7 +100,7 @@ void each_tile_row(scalar_t* packed, const RowSlots& rows, const SourceRuns& col
   std::fill(zeros, zeros + slot_size, scalar_t(0));
   const int64_t start = (columns.start[0][0] + columns.out_step * col_first) * pixel;
   for (int64_t row = 0; row < count; ++row) {
-    const scalar_t* lines[kMaxWinogradPoints * kMaxVectors];
+    const scalar_t* lines[kMaxWinogradLines];
     for (int64_t i = 0; i < rows.max_taps; ++i) {
       const int32_t slot = rows.slot[row * rows.max_taps + i];
       lines[i] = (slot < 0 ? zeros : packed + slot * slot_size) + start;
@@ -93,28 +109,32 @@ void each_tile_row(scalar_t* packed, const RowSlots& rows, const SourceRuns& col
   }
 }
 
-// B^T d B of a row of tiles. lines[i]: the row of the source that stride and dilation give to i; columns are
-// dense. Residues of the stride are channels: their results lie `residue` apart. Those of the dilation are
-// tiles: `tiles` of each follow each other.
+// B^T d B of a row of tiles. lines[i]: the row of the source at position i of part_span; columns are dense.
+// The parts are as channels: their results lie `part` apart. Residues of the dilation are as tiles: `tiles` of
+// each follow each other.
 template <class scalar_t>
-void transform_residues(const Plan& plan, const Kernels<scalar_t>& kernels, const scalar_t* const* lines,
-                        int64_t stride_h, int64_t stride_w, int64_t tiles, scalar_t* dst, int64_t tile_stride,
-                        int64_t residue, int64_t plane) {
-  const ConvGeometry& g = plan.geometry;
-  const auto input = kernels.winograd[plan.points][winograd_taps(g.kH, g.stride_h)].input;
-  const int64_t residues_w = stride_w * g.dilation_w, pixel = residues_w * kernels.lanes;
-  const int64_t next = g.dilation_w > 1 ? tiles * tile_stride : residue;
-  for (int64_t h = 0; h < stride_h; ++h) {
-    for (int64_t w = 0; w < residues_w; ++w) {
-      const scalar_t* sources[kMaxWinogradPoints];
-      for (int64_t i = 0; i < plan.points; ++i) sources[i] = lines[stride_h * i + h] + w * kernels.lanes;
-      input(sources, pixel, winograd_results(plan) * pixel, tiles, dst + h * stride_w * residue + w * next,
-            tile_stride, plane);
+void transform_parts(const Plan& plan, const Kernels<scalar_t>& kernels, const scalar_t* const* lines,
+                     int64_t residues_h, int64_t residues_w, int64_t tiles, scalar_t* dst,
+                     int64_t tile_stride, int64_t part, int64_t plane) {
+  const WinogradAxis &axis_h = plan.winograd_h, &axis_w = plan.winograd_w;
+  const auto input = transforms_of(plan, kernels).input;
+  const int64_t dilation = plan.geometry.dilation_w, pixel = residues_w * dilation * kernels.lanes;
+  for (int64_t h = 0; h < axis_h.blocks * residues_h; ++h) {
+    for (int64_t w = 0; w < axis_w.blocks * residues_w; ++w, dst += part) {
+      for (int64_t a = 0; a < dilation; ++a) {
+        const int64_t column = part_offset(axis_w, residues_w, w) * dilation + a;
+        const scalar_t* sources[kMaxWinogradPoints];
+        for (int64_t i = 0; i < axis_h.points; ++i) {
+          sources[i] = lines[residues_h * i + part_offset(axis_h, residues_h, h)] + column * kernels.lanes;
+        }
+        input(sources, pixel, axis_w.results() * pixel, tiles, dst + a * tiles * tile_stride, tile_stride,
+              plane);
+      }
     }
   }
 }
 
-// Distance of the P^2 planes: a few vectors more than their size, or they
+// Distance of the planes of products: a few vectors more than their size, or they
 // would compete for the same cache sets.
 constexpr int64_t plane_stride(int64_t elements, int64_t lanes) {
   return elements + 3 * lanes;

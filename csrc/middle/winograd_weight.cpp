@@ -1,19 +1,20 @@
-// grad_weight by Winograd F(m x m, r x r), with the matrices of back/winograd.inl, for each residue of the stride
-// (winograd.h, NOTE [Residues]):
+// grad_weight by Winograd F(m, r), with the matrices of back/winograd.inl, for each part of the kernel: a residue
+// of the stride and a block (winograd.h, NOTE [Residues and blocks]).
 //
 //   dW = G^T [ sum over tiles of (B^T d B) . (A dY A^T) ] G        d: the PxP pixels of X that a tile reads
 //
 // Loops, outermost first, with what each holds:
 //
-//   item (group, channels, panels)        one thread; its sums: D[panel][P^2][residue][ci][panel lanes]
-//     chunk of tiles, in order            X packed, transformed: V[P^2][tile][residue][ci]
-//       panel (nv * lanes channels co)    dY packed, transformed: Y[P^2][tile][panel lanes]   L2
+//   item (group, channels, panels)        one thread; its sums: D[panel][product][part][ci][panel lanes]
+//     chunk of tiles, in order            X packed, transformed: V[product][tile][part][ci]
+//       panel (nv * lanes channels co)    dY packed, transformed: Y[product][tile][panel lanes]   L2
 //         plane, channels (mr)            microkernel: D += sum over the tiles of V * Y      registers
-//   then: D transformed to r x r elements of each residue, and to the tensor
+//   then: D transformed to the elements of each part, and to the tensor
 //
 // The chunks are fixed by the geometry and summed in order: the same bits for any number of threads.
 
 #include <algorithm>
+#include <array>
 #include <mutex>
 #include <vector>
 
@@ -47,16 +48,15 @@ class Worker {
         lanes_(kernels.lanes),
         channels_(item.ci.end - item.ci.begin),
         padded_(ceil_div(channels_, lanes_) * lanes_),
-        all_(g.stride_h * g.stride_w * padded_),
-        taps_(winograd_taps(g.kH, g.stride_h)),
-        results_(winograd_results(plan)),
-        products_(plan.points * plan.points),
-        transforms_(kernels.winograd[plan.points][taps_]),
-        rows_(x_axis(g.oH, g.iH, g.stride_h, g.padding_h, g.dilation_h, false)),
-        cols_(x_axis(g.oW, g.iW, g.stride_w, g.padding_w, g.dilation_w, true)),
-        dy_rows_(tile_axis(tile_count(g.oH, g.dilation_h, results_), results_ * g.dilation_h, g.oH, 0,
-                           results_, g.dilation_h)),
-        dy_cols_(tile_axis(cols_.out_size, results_ * g.dilation_w, g.oW, 0, results_ * g.dilation_w, 1)),
+        parts_h_(g.stride_h * plan.winograd_h.blocks),
+        parts_w_(g.stride_w * plan.winograd_w.blocks),
+        all_(parts_h_ * parts_w_ * padded_),
+        products_(product_count(plan)),
+        transforms_(transforms_of(plan, kernels)),
+        rows_(x_axis(plan.winograd_h, g.oH, g.iH, g.stride_h, g.padding_h, g.dilation_h, false)),
+        cols_(x_axis(plan.winograd_w, g.oW, g.iW, g.stride_w, g.padding_w, g.dilation_w, true)),
+        dy_rows_(dy_axis(plan.winograd_h, g.oH, g.dilation_h, false)),
+        dy_cols_(dy_axis(plan.winograd_w, g.oW, g.dilation_w, true)),
         d_plane_(plane_stride(all_ * plan.panel_lanes(), lanes_)) {
     v_ = scratch_.take_bytes<scalar_t>(plan.source_bytes);
     y_ = scratch_.take_bytes<scalar_t>(plan.weight_bytes);
@@ -80,10 +80,14 @@ class Worker {
 
  private:
   // `dense`: of columns, those of all residues of the dilation at once.
-  Axis x_axis(int64_t o_size, int64_t i_size, int64_t stride, int64_t padding, int64_t dilation,
-              bool dense) const {
-    return tile_axis(tile_count(o_size, dilation, results_), results_ * stride * dilation, i_size, -padding,
-                     plan_.points * stride * (dense ? dilation : 1), dense ? 1 : dilation);
+  static Axis x_axis(const WinogradAxis& tile, int64_t o_size, int64_t i_size, int64_t stride,
+                     int64_t padding, int64_t dilation, bool dense) {
+    return tile_axis(tile_count(o_size, dilation, tile.results()), tile.results() * stride * dilation, i_size,
+                     -padding, part_span(tile, stride) * (dense ? dilation : 1), dense ? 1 : dilation);
+  }
+  static Axis dy_axis(const WinogradAxis& tile, int64_t o_size, int64_t dilation, bool dense) {
+    return tile_axis(tile_count(o_size, dilation, tile.results()), tile.results() * dilation, o_size, 0,
+                     tile.results() * (dense ? dilation : 1), dense ? 1 : dilation);
   }
 
   void sum_chunk(int64_t row_first, int64_t row_last, int64_t col_first, int64_t col_last) {
@@ -102,8 +106,8 @@ class Worker {
         pack_pixel_major(kernels_, x, std::min(lanes_, channels_ - c), lanes_, g_.iW, rows, columns, edge_);
         each_tile_row(edge_, rows, columns, row_last - row_first, col_first, lanes_,
                       [&](int64_t row, const scalar_t* const* lines) {
-                        transform_residues(plan_, kernels_, lines, g_.stride_h, g_.stride_w, cols,
-                                           v_ + row * tile_cols * all_ + c, all_, padded_, v_plane);
+                        transform_parts(plan_, kernels_, lines, g_.stride_h, g_.stride_w, cols,
+                                        v_ + row * tile_cols * all_ + c, all_, padded_, v_plane);
                       });
       }
     }
@@ -123,7 +127,7 @@ class Worker {
                       for (int64_t w = 0; w < g_.dilation_w; ++w) {
                         for (int v = 0; v < nv; ++v) {
                           const scalar_t* sources[kMaxWinogradPoints];
-                          for (int i = 0; i < results_; ++i)
+                          for (int i = 0; i < plan_.winograd_h.results(); ++i)
                             sources[i] = lines[i] + w * panel_lanes + v * lanes_;
                           transforms_.output_grad(
                               sources, g_.dilation_w * panel_lanes, cols,
@@ -136,7 +140,7 @@ class Worker {
     }
   }
 
-  // D[panel][P^2][residue][ci][panel lanes] += sum over tiles of V * Y
+  // D[panel][product][part][ci][panel lanes] += sum over tiles of V * Y
   void multiply(int64_t panel, int nv, int64_t tiles, int64_t v_plane, int64_t y_plane) {
     const int64_t panel_lanes = nv * lanes_;
     for (int64_t i = 0; i < tiles; ++i) {
@@ -168,15 +172,19 @@ class Worker {
     const scalar_t* d = d_ + (panel - item_.panel_first) * products_ * d_plane_;
     const auto [so, si, sh, sw] = t_.result.stride;
     scalar_t* dw = t_.result.data + (item_.g * g_.Co + o0) * so + item_.ci.begin * si;
-    const int64_t residues = g_.stride_h * g_.stride_w;
-    constexpr int64_t kTaps = kMaxWinogradTaps * kMaxWinogradTaps;
-    int64_t taps[kMaxVectors * kMaxVectors][kTaps];
-    for (int64_t i = 0; i < residues; ++i)
-      residue_taps(g_, i / g_.stride_w, i % g_.stride_w, panel_lanes, false, taps[i]);
+    const int64_t parts = parts_h_ * parts_w_;
+    std::vector<std::array<int64_t, kMaxWinogradTaps * kMaxWinogradTaps>> taps(parts);
+    for (int64_t i = 0; i < parts; ++i) {
+      const int64_t h = i / parts_w_, w = i % parts_w_;
+      part_taps(plan_, {h % g_.stride_h, h / g_.stride_h, w % g_.stride_w, w / g_.stride_w}, panel_lanes,
+                false, taps[i].data());
+    }
     for (int64_t c = 0; c < channels_; ++c) {
       bool finite = true;
-      for (int64_t i = 0; i < residues; ++i)
-        finite &= transforms_.kernel_grad(d + (i * padded_ + c) * panel_lanes, d_plane_, nv, taps[i], edge_);
+      for (int64_t i = 0; i < parts; ++i) {
+        finite &=
+            transforms_.kernel_grad(d + (i * padded_ + c) * panel_lanes, d_plane_, nv, taps[i].data(), edge_);
+      }
       if (!finite)
         add_region(not_finite, {item_.g, o0, o0 + valid, {item_.ci.begin + c, item_.ci.begin + c + 1}});
       if (sw == 1 && sh == g_.kW) {  // contiguous kernels: written along memory
@@ -207,9 +215,9 @@ class Worker {
   Scratch scratch_;
   const int64_t lanes_;              // of a vector
   const int64_t channels_, padded_;  // of the item; to a whole number of vectors
-  const int64_t all_;                // of all residues
-  const int64_t taps_, results_;     // r, m
-  const int64_t products_;           // P^2
+  const int64_t parts_h_, parts_w_;  // of the kernel: residues and blocks
+  const int64_t all_;                // channels of all parts
+  const int64_t products_;
   const WinogradKernels<scalar_t>& transforms_;
   const Axis rows_, cols_, dy_rows_, dy_cols_;
   const int64_t d_plane_;
@@ -223,9 +231,8 @@ template <class scalar_t>
 void winograd_grad_weight(const Plan& plan, const Plan& direct, const ConvGeometry& g,
                           const Operands<scalar_t>& t, const Kernels<scalar_t>& kernels, int threads) {
   const int64_t panels = panel_count(plan, g.Co), L = kernels.lanes;
-  const int64_t m = winograd_results(plan);
-  const int64_t tiles = g.N * g.dilation_h * tile_count(g.oH, g.dilation_h, m) * g.dilation_w *
-                        tile_count(g.oW, g.dilation_w, m);
+  const int64_t tiles = g.N * g.dilation_h * tile_count(g.oH, g.dilation_h, plan.winograd_h.results()) *
+                        g.dilation_w * tile_count(g.oW, g.dilation_w, plan.winograd_w.results());
   const WeightCut cut = cut_winograd_weight(plan, tiles, threads);
   const int64_t panel_parts = ceil_div(panels, cut.panels), ci_groups = ceil_div(g.Ci, L);
   const int64_t ci_parts = ceil_div(ci_groups, cut.channels / L);
