@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import sys
 from pathlib import Path
 
@@ -47,4 +48,11 @@ def main() -> int:
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    status = main()
+    # DTensor's cache of shardings keeps the process group, and so gloo's threads, past destroy_process_group.
+    # Such a thread may still let go of the last collective's tensors. If it waits for the GIL when the
+    # interpreter shuts down, CPython before 3.14 ends it by pthread_exit, which aborts the process. So the
+    # interpreter is not shut down here.
+    sys.stdout.flush()
+    sys.stderr.flush()
+    os._exit(status)
