@@ -17,7 +17,7 @@ pytestmark = [
     pytest.mark.skipif(shutil.which("g++") is None, reason="no compiler for inductor"),
 ]
 
-QUICK = {"cpp_cache_precompile_headers": False, "compile_threads": 1}
+QUICK: dict[str, Any] = {"cpp_cache_precompile_headers": False, "compile_threads": 1}
 
 
 @pytest.fixture(autouse=True)

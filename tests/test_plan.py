@@ -73,12 +73,20 @@ KNOWN: list[tuple[Geometry, Choices]] = [
     ),
     (conv("resnet_pointwise", (256, 64), 56, 1), {"forward": "direct", "grad_input": "direct"}),
     (
-        conv("deeplab_dilation_12", (512, 256), 28, 3, padding=12, dilation=12),
-        {"forward": "direct", "grad_input": "direct"},
+        conv("deeplab_dilation_2", (256, 256), 33, 3, padding=2, dilation=2),
+        {"forward": "winograd", "grad_input": "winograd", "grad_weight": "winograd"},
+    ),
+    (
+        conv("deeplab_dilation_24", (512, 256), 33, 3, padding=24, dilation=24),
+        {"forward": "direct", "grad_input": "direct", "grad_weight": "direct"},
     ),
     (
         conv("inception_1x7", (192, 192), 17, (1, 7), padding=(0, 3)),
-        {"forward": "direct", "grad_input": "direct"},
+        {"forward": "winograd"},
+    ),
+    (
+        conv("dense_7x7", (64, 64), 56, 7, padding=3),
+        {"forward": "winograd", "grad_input": "winograd", "grad_weight": "winograd"},
     ),
     (
         conv("mobilenet_depthwise_14", (1, 1), 14, 3, padding=1, groups=512),

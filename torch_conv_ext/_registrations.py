@@ -86,7 +86,7 @@ DECOMPOSITIONS: dict[Any, Callable[..., Tensor]] = {_ops.forward: _forward, _ops
 
 
 def _trace(
-    mode: ProxyTorchDispatchMode, operator: Any, types: Any, args: Sequence[Any], kwargs: dict[str, Any]
+    mode: ProxyTorchDispatchMode, operator: Any, types: Any, args: tuple[Any, ...], kwargs: dict[str, Any]
 ) -> Any:
     """Record a call of an operator, or for ONNX the calls that it comes to."""
     if not torch.onnx.is_in_onnx_export():

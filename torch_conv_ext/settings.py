@@ -8,12 +8,12 @@
         y = conv2d(x, w, padding=1)
 
 winograd (bool, default True)
-    Whether a 3x3 convolution with stride 1 and dilation 1 may be computed by Winograd's algorithm
-    F(4x4, 3x3), in any of the three contractions. The plan then takes it where it expects a gain
-    (`torch_conv_ext.plan` tells). It needs a quarter of the multiplications. Its rms error is about two to
-    three times that of the direct algorithm; the points 0, +-5/8, +-3/2 and infinity keep it that low.
+    Whether Winograd's algorithm may be used, in any of the three contractions: F(4x4, 3x3) for 3x3 kernels,
+    with a quarter of the multiplications, and its relatives for other kernels of more than one element, with
+    stride or dilation. The plan takes it where it expects a gain (`torch_conv_ext.plan` tells). Its rms error
+    is about two to three times that of the direct algorithm; the choice of its points keeps it that low.
     Results of unit variance stay within the default tolerances of torch.testing.assert_close. The error of a
-    result is relative to the largest values in its 4x4 tile. Switch Winograd off where the last bits matter
+    result is relative to the largest values in its tile. Switch Winograd off where the last bits matter
     more than time, or to find out whether they do. `python -m torch_conv_ext check` measures both errors.
 
 Threads. A setting belongs to the process, not to a thread. A kernel reads it once, when it starts, so no
