@@ -161,9 +161,13 @@ class Worker {
       const scalar_t* tiles = tiles_ + (p - item_.panel_first) * nh_ * nw_ * channels_ * lanes_;
       scalar_t* dw = t_.result.data + (item_.g * g_.Co + o0) * so + item_.ci.begin * si +
                      item_.kh.begin * sh + item_.kw.begin * sw;
-      if (nh_ * nw_ > 1 && sw == 1 && sh == nw_) {  // whole contiguous kernels: written along memory
-        for (int64_t c = 0; c < channels_; ++c) {
-          kernels_.copy_2d({valid, nh_ * nw_, 1, channels_ * lanes_, so, 1}, tiles + c * lanes_, dw + c * si);
+      const bool whole = sh == nw_;  // the rows of a kernel follow each other
+      const int64_t lines = whole ? 1 : nh_, length = whole ? nh_ * nw_ : nw_;
+      if (length > 1 && sw == 1) {  // written along memory
+        for (int64_t i = 0; i < lines * channels_; ++i) {
+          const int64_t h = i / channels_, c = i % channels_;
+          kernels_.copy_2d({valid, length, 1, channels_ * lanes_, so, 1},
+                           tiles + (h * length * channels_ + c) * lanes_, dw + h * sh + c * si);
         }
         continue;
       }
