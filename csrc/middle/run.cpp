@@ -102,8 +102,10 @@ void run(Contraction contraction, const ConvGeometry& geometry, const Operands<s
       grad_weight(plan, direct, g, t, kernels, threads);
   }
   // Exchanged, an Inf or NaN of X meets the zeros of dY's padding, and spreads; then once more, by the direct
-  // algorithm. (A layer of few result channels has a small dW: looking through it costs nothing.)
-  if (plan.algorithm == Algorithm::kExchanged && !is_finite(operands.result, geometry)) {
+  // algorithm. (A layer of few result channels has a small dW: looking through it costs nothing. A pointwise one
+  // may have a large dW, but no padding.)
+  const bool pads = geometry.kH * geometry.kW > 1 || geometry.padding_h != 0 || geometry.padding_w != 0;
+  if (plan.algorithm == Algorithm::kExchanged && pads && !is_finite(operands.result, geometry)) {
     PlanOptions only_direct = options;
     only_direct.only = static_cast<int>(Algorithm::kDirect);
     run(contraction, geometry, operands, only_direct, table, threads);
