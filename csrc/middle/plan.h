@@ -68,6 +68,7 @@ struct Plan {
 
   bool spread;  // lanewise: lanes are result channels, not groups
   WinogradAxis winograd_h, winograd_w;
+  int joined;  // Winograd: groups that are computed as one
 
   // Chunk: the pixels (Winograd: tiles of pixels) that an item holds in scratch at a time. forward,
   // grad_input: of the result; grad_weight: of dY.

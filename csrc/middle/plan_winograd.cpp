@@ -73,7 +73,7 @@ bool choose_points(Plan& plan, const Kernels<scalar_t>& k, int64_t h, int64_t w)
 
 template <class scalar_t>
 double plan_correlation(Plan& plan, const Kernels<scalar_t>& k) {
-  const ConvGeometry& g = plan.geometry;
+  const ConvGeometry g = joined_geometry(plan);
   const bool is_forward = plan.contraction == Contraction::kForward;
   const int64_t channels = is_forward ? g.Co : g.Ci, summed = is_forward ? g.Ci : g.Co;
   const int64_t h = is_forward ? g.oH : residue_range(g.iH, g.stride_h, g.padding_h).count;
@@ -108,7 +108,7 @@ double plan_correlation(Plan& plan, const Kernels<scalar_t>& k) {
   plan.weight_bytes = scratch_bytes(products * plane_stride(plan.c_block * lanes, L), es);
   plan.tile_bytes = scratch_bytes(products * plane_stride(chunk * lanes, L), es);
   plan.edge_bytes = scratch_bytes(
-      std::max({packed_pixels(plan, source_h, source_w) * L, plan.c_block * elements * lanes / out_w,
+      std::max({packed_pixels(plan, source_h, source_w) * L, (plan.c_block * elements + 1) * lanes / out_w,
                 (axis_h.results() * axis_w.results() * plan.cols * g.dilation_w + 1) * lanes}),
       es);
   plan.scratch_bytes = plan.source_bytes + plan.weight_bytes + plan.tile_bytes + plan.edge_bytes +
@@ -126,7 +126,7 @@ double plan_correlation(Plan& plan, const Kernels<scalar_t>& k) {
 
 template <class scalar_t>
 double plan_grad_weight(Plan& plan, const Kernels<scalar_t>& k) {
-  const ConvGeometry& g = plan.geometry;
+  const ConvGeometry g = joined_geometry(plan);
   if (g.oH == 0 || g.oW == 0 || g.Ci == 0) return kNever;
   if (!choose_points(plan, k, g.oH, g.oW)) return kNever;
   const WinogradAxis &axis_h = plan.winograd_h, &axis_w = plan.winograd_w;
@@ -171,11 +171,16 @@ double plan_grad_weight(Plan& plan, const Kernels<scalar_t>& k) {
 
 template <class scalar_t>
 double plan_winograd(Plan& plan, const Kernels<scalar_t>& kernels) {
+  const ConvGeometry& g = plan.geometry;
+  plan.joined = 1;
+  for (int joined = 2; joined <= kernels.lanes / std::max<int64_t>(1, std::max(g.Ci, g.Co)); ++joined) {
+    if (g.G % joined == 0) plan.joined = joined;
+  }
   const double cycles = plan.contraction == Contraction::kGradWeight ? plan_grad_weight(plan, kernels)
                                                                      : plan_correlation(plan, kernels);
   // So few channels that the transforms' vectors are not full, and the products' sums short (measured).
-  const bool few = std::min(plan.geometry.Ci, plan.geometry.Co) < kernels.lanes;
-  return few ? 1.4 * cycles : cycles;
+  const bool few = std::min(g.Ci, g.Co) * plan.joined < kernels.lanes;
+  return (few ? 1.4 * cycles : cycles) / plan.joined;
 }
 
 template double plan_winograd<float>(Plan&, const Kernels<float>&);

@@ -180,9 +180,7 @@ class Worker {
     const int64_t m_plane = plane_stride(tiles_ * panel.lanes, lanes_);
     for (int64_t c0 = 0; c0 < c_.C; c0 += plan_.c_block) {
       const int64_t channels = std::min(plan_.c_block, c_.C - c0);
-      WeightView<scalar_t> w = c_.weight;
-      w.data += item_.g * c_.weight_group + panel.o_first * w.lane + c0 * w.channel;
-      pack_weight(kernels_, w, panel.valid, panel.nv * lanes_, channels, {0, c_.kH}, {0, c_.kW}, edge_);
+      pack_panel_weight(panel, c0, channels);
       for (int64_t part = 0; part < parts_; ++part) {
         const int64_t u_plane = transform_weight(panel, part, channels);
         multiply(panel, part * groups_ + c0 / lanes_, ceil_div(channels, lanes_), u_plane, m_plane,
@@ -190,6 +188,21 @@ class Worker {
       }
     }
     for (int64_t row = 0; row < tile_rows_; ++row) store_row(row, panel, m_plane);
+  }
+
+  void pack_panel_weight(const Panel& panel, int64_t c0, int64_t channels) {
+    const int64_t unit = panel.nv * lanes_, kernel = c_.kH * c_.kW * unit;
+    WeightView<scalar_t> w = c_.weight;
+    w.data += item_.g * c_.weight_group + panel.o_first * w.lane + c0 * w.channel;
+    if (plan_.joined == 1)
+      return pack_weight(kernels_, w, panel.valid, unit, channels, {0, c_.kH}, {0, c_.kW}, edge_);
+    // One panel and one block of channels have all of the joined groups, whose weights stand along the diagonal.
+    const int64_t lanes = c_.O / plan_.joined, group_channels = c_.C / plan_.joined;
+    std::fill(edge_, edge_ + channels * kernel, scalar_t(0));
+    for (int64_t j = 0; j < plan_.joined; ++j, w.data += c_.weight_group / plan_.joined) {
+      pack_weight(kernels_, w, lanes, unit, group_channels, {0, c_.kH}, {0, c_.kW},
+                  edge_ + j * (group_channels * kernel + lanes));
+    }
   }
 
   // U[product][c][panel lanes] of a part of the source, and of a row and all column residues of dX; rows up to
@@ -308,8 +321,13 @@ class Worker {
 }  // namespace
 
 template <class scalar_t>
-void winograd_correlate(const Correlation<scalar_t>& c, const Plan& plan, const Plan& direct,
+void winograd_correlate(const Correlation<scalar_t>& given, const Plan& given_plan, const Plan& direct,
                         const Kernels<scalar_t>& kernels, int threads) {
+  const int64_t joined = given_plan.joined;
+  Plan plan = given_plan;
+  plan.geometry = joined_geometry(plan);
+  Correlation<scalar_t> c = given;
+  c.G /= joined, c.C *= joined, c.O *= joined, c.weight_group *= joined;
   const Shape shape = make_shape(c, plan);
   const int64_t cols = shape.cols.out_size, total_rows = c.N * shape.rows.out_size;
   const int64_t panels = shape.out_h * ceil_div(c.O * shape.out_w, plan.panel_lanes());
@@ -330,7 +348,10 @@ void winograd_correlate(const Correlation<scalar_t>& c, const Plan& plan, const 
     item.panel_last = part_start(panels, panel_parts, p + 1);
     Worker<scalar_t>(c, plan, kernels, shape, item, not_finite).run();
   });
-  for (const Region& region : not_finite.regions) correlate_region(c, direct, kernels, region);
+  for (Region region : not_finite.regions) {
+    if (joined > 1) region.g *= joined, region.o_last = given.O;
+    for (int64_t j = 0; j < joined; ++j, ++region.g) correlate_region(given, direct, kernels, region);
+  }
 }
 
 template void winograd_correlate<float>(const Correlation<float>&, const Plan&, const Plan&,

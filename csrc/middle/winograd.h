@@ -17,6 +17,10 @@
 // A layer of dilation d is d layers along an axis, too: the pixels d u + a of the result read pixels of one
 // residue of the source, so that each residue is an image of its own, with tiles of its own.
 //
+// Groups of few channels would leave most lanes of a vector empty, and the transforms cost as much for an empty one.
+// So many groups as fill a vector are joined to one, whose weights between different groups are zeros: that wastes
+// products, which are cheap here, and not transforms.
+//
 // NOTE [Finite tiles]
 // The transforms mix the pixels of a tile, so one Inf or NaN would spread over a tile, and Inf - Inf
 // would become NaN. Whatever comes out not finite is therefore computed again by the direct algorithm, in
@@ -46,6 +50,14 @@ const WinogradKernels<scalar_t>& transforms_of(const Plan& plan, const Kernels<s
   const WinogradAxis &h = plan.winograd_h, &w = plan.winograd_w;
   const WinogradAxes axes = h.points == 1 ? kColumnsOnly : w.points == 1 ? kRowsOnly : kBothAxes;
   return kernels.winograd[axes][std::max(h.points, w.points)][std::max(h.taps, w.taps)];
+}
+// With the plan's groups joined.
+inline ConvGeometry joined_geometry(const Plan& plan) {
+  ConvGeometry g = plan.geometry;
+  g.G /= plan.joined;
+  g.Ci *= plan.joined;
+  g.Co *= plan.joined;
+  return g;
 }
 inline int64_t product_count(const Plan& plan) {
   return static_cast<int64_t>(plan.winograd_h.points) * plan.winograd_w.points;

@@ -171,7 +171,9 @@ class Worker {
     const int64_t panel_lanes = nv * lanes_;
     const scalar_t* d = d_ + (panel - item_.panel_first) * products_ * d_plane_;
     const auto [so, si, sh, sw] = t_.result.stride;
-    scalar_t* dw = t_.result.data + (item_.g * g_.Co + o0) * so + item_.ci.begin * si;
+    // Of joined groups those blocks of the sums are stored that have both channels in one group.
+    const int64_t group_ci = g_.Ci / plan_.joined, group_co = g_.Co / plan_.joined;
+    const int64_t lanes = plan_.joined > 1 ? group_co : valid;
     const int64_t parts = parts_h_ * parts_w_;
     std::vector<std::array<int64_t, kMaxWinogradTaps * kMaxWinogradTaps>> taps(parts);
     for (int64_t i = 0; i < parts; ++i) {
@@ -185,21 +187,23 @@ class Worker {
         finite &=
             transforms_.kernel_grad(d + (i * padded_ + c) * panel_lanes, d_plane_, nv, taps[i].data(), edge_);
       }
-      if (!finite)
-        add_region(not_finite, {item_.g, o0, o0 + valid, {item_.ci.begin + c, item_.ci.begin + c + 1}});
+      const int64_t j = (item_.ci.begin + c) / group_ci, ci = (item_.ci.begin + c) % group_ci;
+      if (!finite) add_region(not_finite, {item_.g * plan_.joined + j, o0, o0 + lanes, {ci, ci + 1}});
+      const scalar_t* from = edge_ + j * group_co;
+      scalar_t* dw = t_.result.data + (item_.g * g_.Co + o0 + j * group_co) * so + ci * si;
       if (sw == 1 && sh == g_.kW) {  // contiguous kernels: written along memory
-        kernels_.copy_2d({valid, g_.kH * g_.kW, 1, panel_lanes, so, 1}, edge_, dw + c * si);
+        kernels_.copy_2d({lanes, g_.kH * g_.kW, 1, panel_lanes, so, 1}, from, dw);
         continue;
       }
       for (int64_t k = 0; k < g_.kH * g_.kW; ++k) {
-        kernels_.copy_2d({valid, 1, 1, 1, so, 1}, edge_ + k * panel_lanes,
-                         dw + c * si + k / g_.kW * sh + k % g_.kW * sw);
+        kernels_.copy_2d({lanes, 1, 1, 1, so, 1}, from + k * panel_lanes,
+                         dw + k / g_.kW * sh + k % g_.kW * sw);
       }
     }
   }
 
   static void add_region(std::vector<WeightRegion>& regions, const WeightRegion& region) {
-    if (!regions.empty() && regions.back().o_first == region.o_first &&
+    if (!regions.empty() && regions.back().g == region.g && regions.back().o_first == region.o_first &&
         regions.back().ci.end == region.ci.begin) {
       regions.back().ci.end = region.ci.end;
     } else {
@@ -228,8 +232,12 @@ class Worker {
 }  // namespace
 
 template <class scalar_t>
-void winograd_grad_weight(const Plan& plan, const Plan& direct, const ConvGeometry& g,
+void winograd_grad_weight(const Plan& given_plan, const Plan& direct, const ConvGeometry& given,
                           const Operands<scalar_t>& t, const Kernels<scalar_t>& kernels, int threads) {
+  Plan plan = given_plan;
+  plan.geometry = joined_geometry(plan);
+  ConvGeometry g = plan.geometry;
+  g.N = given.N;
   const int64_t panels = panel_count(plan, g.Co), L = kernels.lanes;
   const int64_t tiles = g.N * g.dilation_h * tile_count(g.oH, g.dilation_h, plan.winograd_h.results()) *
                         g.dilation_w * tile_count(g.oW, g.dilation_w, plan.winograd_w.results());
@@ -252,7 +260,7 @@ void winograd_grad_weight(const Plan& plan, const Plan& direct, const ConvGeomet
     const std::lock_guard<std::mutex> lock(mutex);
     not_finite.insert(not_finite.end(), regions.begin(), regions.end());
   });
-  for (const WeightRegion& region : not_finite) grad_weight_region(direct, g, t, kernels, region);
+  for (const WeightRegion& region : not_finite) grad_weight_region(direct, given, t, kernels, region);
 }
 
 template void winograd_grad_weight<float>(const Plan&, const Plan&, const ConvGeometry&,
