@@ -117,8 +117,10 @@ double plan_correlation(Plan& plan, const Kernels<scalar_t>& k) {
   const WinogradCycles cycles = winograd_cycles(plan);
   const double vectors = static_cast<double>(out_h * out_w * ceil_div(channels, L));
   const double t = static_cast<double>(tiles);
+  const int64_t calls = products * ceil_div(tiles, plan.mr) * out_h * panel_count(plan, channels * out_w) *
+                        parts * ceil_div(summed, plan.c_block);
   return product_cycles * static_cast<double>(out_h * products * groups * L) +
-         t * static_cast<double>(groups) * cycles.input +
+         static_cast<double>(calls) * kTile + t * static_cast<double>(groups) * cycles.input +
          static_cast<double>(parts * summed) * vectors * (is_forward ? cycles.kernel : cycles.kernel_turned) *
              std::max(1 / kSamples, t / static_cast<double>(chunk)) +
          t * vectors * cycles.output;
@@ -153,7 +155,7 @@ double plan_grad_weight(Plan& plan, const Kernels<scalar_t>& k) {
   plan.edge_bytes = scratch_bytes(
       std::max({packed_pixels(plan, g.stride_h, g.stride_w) * L,
                 (axis_h.results() * plan.rows + 1) * axis_w.results() * plan.cols * g.dilation_w * lanes,
-                g.kH * g.kW * lanes}),
+                g.kH * g.kW * L * lanes}),
       es);
   plan.scratch_bytes = plan.source_bytes + plan.weight_bytes + plan.tile_bytes + plan.edge_bytes +
                        scratch_bytes(chunk, sizeof(KStep));
@@ -161,7 +163,11 @@ double plan_grad_weight(Plan& plan, const Kernels<scalar_t>& k) {
   const WinogradCycles cycles = winograd_cycles(plan);
   const double t = static_cast<double>(g.dilation_h * tiles_h * g.dilation_w * tiles_w),
                vectors = static_cast<double>(ceil_div(g.Co, L));
-  return t * (static_cast<double>(products) * tile_cycles *
+  const int64_t calls = products * ceil_div(all, plan.mr) * panel_count(plan, g.Co) *
+                        ceil_div(g.Ci, plan.c_block) * ceil_div(tiles_h, plan.rows) *
+                        ceil_div(tiles_w, plan.cols);
+  return static_cast<double>(calls) * kTile +
+         t * (static_cast<double>(products) * tile_cycles *
                   static_cast<double>(ceil_div(g.Ci, plan.c_block)) +
               static_cast<double>(parts * groups) * cycles.input + vectors * cycles.input) +
          static_cast<double>(parts * g.Ci) * vectors * cycles.kernel;

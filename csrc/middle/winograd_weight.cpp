@@ -181,22 +181,33 @@ class Worker {
       part_taps(plan_, {h % g_.stride_h, h / g_.stride_h, w % g_.stride_w, w / g_.stride_w}, panel_lanes,
                 false, taps[i].data());
     }
-    for (int64_t c = 0; c < channels_; ++c) {
-      bool finite = true;
-      for (int64_t i = 0; i < parts; ++i) {
-        finite &=
-            transforms_.kernel_grad(d + (i * padded_ + c) * panel_lanes, d_plane_, nv, taps[i].data(), edge_);
-      }
+    // A vector of channels at a time, or those of a group: a channels_last dW is written along its channels.
+    const int64_t elements = g_.kH * g_.kW;
+    for (int64_t c = 0, count; c < channels_; c += count) {
       const int64_t j = (item_.ci.begin + c) / group_ci, ci = (item_.ci.begin + c) % group_ci;
-      if (!finite) add_region(not_finite, {item_.g * plan_.joined + j, o0, o0 + lanes, {ci, ci + 1}});
+      count = std::min({lanes_, channels_ - c, group_ci - ci});
+      for (int64_t i = 0; i < count; ++i) {
+        scalar_t* kernel = edge_ + i * elements * panel_lanes;
+        bool finite = true;
+        for (int64_t part = 0; part < parts; ++part) {
+          finite &= transforms_.kernel_grad(d + (part * padded_ + c + i) * panel_lanes, d_plane_, nv,
+                                            taps[part].data(), kernel);
+        }
+        if (finite) continue;
+        add_region(not_finite, {item_.g * plan_.joined + j, o0, o0 + lanes, {ci + i, ci + i + 1}});
+      }
       const scalar_t* from = edge_ + j * group_co;
       scalar_t* dw = t_.result.data + (item_.g * g_.Co + o0 + j * group_co) * so + ci * si;
-      if (sw == 1 && sh == g_.kW) {  // contiguous kernels: written along memory
-        kernels_.copy_2d({lanes, g_.kH * g_.kW, 1, panel_lanes, so, 1}, from, dw);
+      if (sw == 1 && sh == g_.kW) {                          // contiguous kernels: written along memory
+        const int64_t kernels = si == elements ? count : 1;  // at a time
+        for (int64_t i = 0; i < count; i += kernels) {
+          kernels_.copy_2d({lanes, kernels * elements, 1, panel_lanes, so, 1},
+                           from + i * elements * panel_lanes, dw + i * si);
+        }
         continue;
       }
-      for (int64_t k = 0; k < g_.kH * g_.kW; ++k) {
-        kernels_.copy_2d({lanes, 1, 1, 1, so, 1}, from + k * panel_lanes,
+      for (int64_t k = 0; k < elements; ++k) {
+        kernels_.copy_2d({lanes, count, 1, elements * panel_lanes, so, si}, from + k * panel_lanes,
                          dw + k / g_.kW * sh + k % g_.kW * sw);
       }
     }
