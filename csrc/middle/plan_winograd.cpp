@@ -163,10 +163,10 @@ double plan_grad_weight(Plan& plan, const Kernels<scalar_t>& k) {
   const WinogradCycles cycles = winograd_cycles(plan);
   const double t = static_cast<double>(g.dilation_h * tiles_h * g.dilation_w * tiles_w),
                vectors = static_cast<double>(ceil_div(g.Co, L));
-  const int64_t calls = products * ceil_div(all, plan.mr) * panel_count(plan, g.Co) *
-                        ceil_div(g.Ci, plan.c_block) * ceil_div(tiles_h, plan.rows) *
-                        ceil_div(tiles_w, plan.cols);
-  return static_cast<double>(calls) * kTile +
+  const int64_t calls =
+      products * ceil_div(all, plan.mr) * panel_count(plan, g.Co) * ceil_div(g.Ci, plan.c_block);
+  const double chunks = std::max(1 / kSamples, t / static_cast<double>(chunk));
+  return chunks * static_cast<double>(calls) * kTile +
          t * (static_cast<double>(products) * tile_cycles *
                   static_cast<double>(ceil_div(g.Ci, plan.c_block)) +
               static_cast<double>(parts * groups) * cycles.input + vectors * cycles.input) +
