@@ -47,34 +47,60 @@ struct TileProblem {
 template <class scalar_t>
 using Microkernel = void (*)(const TileProblem<scalar_t>&);
 
+// How the rows algorithm reads columns, and writes them:
+//
+//   kPlain    result column j reads x[tap + j]
+//   kPairs    result column j reads x[tap + 2 j]: a convolution of stride 2. Neighbouring taps share loads.
+//   kZipped   results 2 j and 2 j + 1 read x[tap + j], each with taps of its own: a gradient of stride 2
+enum class RowMode { kPlain, kPairs, kZipped };
+constexpr int kRowModes = 3;
+
 // Kernel rows that read neighbouring rows of the source.
 struct RowSegment {
-  int32_t x;     // element offset of the first one's source row, for the tile's row 0
-  int32_t w;     // element offset of the first one's weights
-  int32_t rows;  // at least mr - 1
+  int64_t x;      // element offset of the first one's source row, for the tile's row 0
+  int64_t w;      // element offset of the first one's weights
+  int32_t rows;   // at least mr - 1
+  int32_t begin;  // of the window's rows + mr - 1 rows, those outside [begin, end) are no terms
+  int32_t end;
 };
 
-// `tiles` tiles of mr result rows, one below the other, and nv vectors of columns (the rows algorithm);
-// w[k][u] are the weights of a channel:
+// A kernel column, or (kPairs) two of them.
+struct RowTap {
+  int64_t w;    // element offset of its weights
+  int32_t x;    // element offset of the source that the tile's column 0 reads
+  // The lanes of the tile's vectors that read inside the image; of the others nothing is read, and the source
+  // is zero. kPairs: of loaded vectors, two for each of the tile's.
+  uint16_t lanes[2 * 4];
+};
+
+// `planes` times `tiles` tiles of mr result rows, one below the other, and nv vectors of columns (the rows
+// algorithm). For kPlain, with the plane p, the tile's plane of X and W:
 //
-//   result[r * result_row + j] = start + sum over o < outer, segments s, k < s.rows, u < width of
-//       w[o * w_outer + s.w + k * width + u] * x[o * x_outer + s.x + (r + k) * x_row + taps[u] + j]
+//   result[r * result_row + j] = start[p] + sum over o < outer, segments s, k < s.rows, u < width of
+//       w[o * w_outer + s.w + k * w_row + taps[u].w] * x[o * x_outer + s.x + (r + k) * x_row + taps[u].x + j]
 //
 // 0 <= r < tiles * mr, 0 <= j < cols, (nv - 1) * lanes < cols <= nv * lanes. A loaded row of x serves up to
-//   mr rows of the result. With accumulate the sum is added to the tile instead. x is read up to nv * lanes
-//   columns.
+// mr rows of the result. With accumulate the sum is added to the tile instead.
+//
+//   kPairs    the first `width` of taps are pairs: the second element of x lies beside the first, its weight
+//             w_col further; then `second_width` single ones
+//   kZipped   `width` taps of the even results, then `second_width` of the odd ones; nv is 2
+//
+// The same for a kernel of K x K elements whose weights follow each other, `tiles` counting rows: a sweep down
+// the plane, which loads each source once. One segment; tiles >= K - 1; kPlain.
 template <class scalar_t>
 struct RowProblem {
   const scalar_t* x;
   const scalar_t* w;
   scalar_t* result;
+  const scalar_t* start;  // of plane p: start[p * start_plane]; null: 0
   const RowSegment* segments;
-  const int32_t* taps;
-  int64_t x_row, result_row;
-  int64_t x_outer, w_outer;
-  int64_t outer, segment_count, width;
-  int64_t tiles, cols;
-  scalar_t start;
+  const RowTap* taps;
+  int64_t x_row, w_row, result_row;
+  int64_t x_outer, w_outer, w_col;
+  int64_t x_plane, w_plane, result_plane, start_plane;
+  int64_t outer, segment_count, width, second_width;
+  int64_t planes, tiles, cols;
   bool accumulate;
 };
 
@@ -108,8 +134,8 @@ constexpr int kMaxVectors = 4;                               // largest nv of an
 constexpr int kMaxRows = 14;                                 // largest mr of any ISA
 constexpr int kMaxWinogradPoints = 6, kMaxWinogradTaps = 5;  // largest P, r of F(m, r)
 enum WinogradAxes { kBothAxes, kRowsOnly, kColumnsOnly };    // that are transformed
-// Of the rows algorithm: rows of a tile; kernel rows and columns of a weight gradient.
-constexpr int kMaxTileRows = 4, kMaxWeightRows = 3, kMaxWeightCols = 7;
+// Of the rows algorithm: rows of a tile, K of a sweep; kernel rows and columns of a weight gradient.
+constexpr int kMaxTileRows = 7, kMaxSweep = 7, kMaxWeightRows = 3, kMaxWeightCols = 7;
 
 // Winograd F(m, r) with P = m + r - 1 points, along one axis or both; P, m and r are 1 along an axis that is left
 // alone. Every element below is a vector of channels. The P_h x P_w results (or sources) of a tile lie `plane`
@@ -145,7 +171,10 @@ struct Kernels {
   //   c_tile[i * c_stride + j] (+)= sum over o < outer, s < inner of
   //       a[o * a_outer + steps[s].a + i * a_row + j] * b[o * b_outer + steps[s].b + j]      0 <= j < lanes
   Microkernel<scalar_t> microkernel_lanewise[kMaxRows + 1];  // [mr], every mr up to max_rows[1]
-  void (*row_kernel[kMaxVectors + 1][kMaxTileRows + 1])(const RowProblem<scalar_t>&);  // [nv][mr], or null
+  // The rows algorithm's, or null. `half`: of vectors of half the length, for narrow images.
+  using RowKernel = void (*)(const RowProblem<scalar_t>&);
+  RowKernel row_kernel[2][kRowModes][kMaxVectors + 1][kMaxTileRows + 1];  // [half][mode][nv][mr]
+  RowKernel sweep_kernel[2][kMaxSweep + 1][kMaxVectors + 1];              // [half][K][nv]
   void (*row_weight_kernel[kMaxWeightRows + 1][kMaxWeightCols + 1])(
       const RowWeightProblem<scalar_t>&);  // [kh][kw], or null
   void (*copy_2d)(const Copy2d&, const scalar_t* src, scalar_t* dst);

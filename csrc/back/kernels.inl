@@ -234,12 +234,31 @@ constexpr void fill_rows(Kernels<scalar_t>& k, std::integer_sequence<int, I...>)
 }
 
 // Every tile whose accumulators, with a vector of x for each nv (a vector of dY) and one broadcast, find room
-// in `Registers`.
-template <class scalar_t, int Registers, int NV, int... I>
+// in `Registers`. With a stride tiles have no more than two vectors; vectors of half the length come alone.
+template <class scalar_t, int Bytes, int Registers, RowMode Mode, int NV, int MR>
+constexpr auto row_tile_kernel() {
+  constexpr int most = Mode != RowMode::kPlain ? 2 : Bytes < kVectorBytes ? 1 : kMaxVectors;
+  using Kernel = void (*)(const RowProblem<scalar_t>&);
+  if constexpr ((MR + 1) * NV < Registers && NV <= most && (Mode != RowMode::kZipped || NV == 2))
+    return static_cast<Kernel>(row_kernel<scalar_t, Bytes, Mode, MR, NV>);
+  return static_cast<Kernel>(nullptr);
+}
+template <class scalar_t, int Bytes, int Registers, int K, int NV>
+constexpr auto row_sweep_kernel() {
+  using Kernel = void (*)(const RowProblem<scalar_t>&);
+  if constexpr (K % 2 == 1 && K > 1 && (K + 1) * NV + 2 <= Registers && (Bytes == kVectorBytes || NV == 1))
+    return static_cast<Kernel>(sweep_kernel<scalar_t, Bytes, K, NV>);
+  return static_cast<Kernel>(nullptr);
+}
+template <class scalar_t, int Bytes, int Registers, int NV, int... I>
 constexpr void fill_row_tiles(Kernels<scalar_t>& k, std::integer_sequence<int, I...>) {
-  ((k.row_kernel[NV][I + 1] = (I + 2) * NV < Registers ? row_kernel < scalar_t,
-    (I + 2) * NV < Registers ? I + 1 : 1, NV > : nullptr),
-   ...);
+  constexpr int half = Bytes < kVectorBytes;
+  constexpr RowMode modes[] = {RowMode::kPlain, RowMode::kPairs, RowMode::kZipped};
+  auto& tiles = k.row_kernel[half];
+  ((tiles[0][NV][I + 1] = row_tile_kernel<scalar_t, Bytes, Registers, modes[0], NV, I + 1>()), ...);
+  ((tiles[1][NV][I + 1] = row_tile_kernel<scalar_t, Bytes, Registers, modes[1], NV, I + 1>()), ...);
+  ((tiles[2][NV][I + 1] = row_tile_kernel<scalar_t, Bytes, Registers, modes[2], NV, I + 1>()), ...);
+  ((k.sweep_kernel[half][I + 1][NV] = row_sweep_kernel<scalar_t, Bytes, Registers, I + 1, NV>()), ...);
 }
 template <class scalar_t, int Registers, int KH, int... I>
 constexpr void fill_row_weights(Kernels<scalar_t>& k, std::integer_sequence<int, I...>) {
@@ -249,7 +268,10 @@ constexpr void fill_row_weights(Kernels<scalar_t>& k, std::integer_sequence<int,
 }
 template <class scalar_t, int Registers, int... I>
 constexpr void fill_row_kernels(Kernels<scalar_t>& k, std::integer_sequence<int, I...>) {
-  (fill_row_tiles<scalar_t, Registers, I + 1>(k, std::make_integer_sequence<int, kMaxTileRows>()), ...);
+  static_assert(kMaxSweep == kMaxTileRows);
+  constexpr auto rows = std::make_integer_sequence<int, kMaxTileRows>();
+  (fill_row_tiles<scalar_t, kVectorBytes, Registers, I + 1>(k, rows), ...);
+  if constexpr (kVectorBytes == 64) (fill_row_tiles<scalar_t, 32, Registers, I + 1>(k, rows), ...);
   (fill_row_weights<scalar_t, Registers, (I < kMaxWeightRows ? I + 1 : 1)>(
        k, std::make_integer_sequence<int, kMaxWeightCols>()),
    ...);

@@ -12,74 +12,216 @@
 namespace tce {
 namespace {
 
-// One row of the window. It feeds the tile's rows Low ... High; row r with the kernel row `w - r * width`.
-template <int Low, int High, int NV, class scalar_t>
-TCE_INLINE void add_window_row(const scalar_t* x, const scalar_t* w, const int32_t* taps, int64_t width,
-                               Vec<scalar_t> (*acc)[NV]) {
-  constexpr int L = kLanes<scalar_t>;
-  for (int64_t u = 0; u < width; ++u) {
-    Vec<scalar_t> xv[NV];
-    TCE_UNROLL
-    for (int v = 0; v < NV; ++v) xv[v] = load(x + taps[u] + v * L);
-    TCE_UNROLL
-    for (int r = Low; r <= High; ++r) {
+// One row of the window. It feeds the tile's rows Low ... High; row r with the kernel row `w - r * w_row`.
+template <int Bytes, RowMode Mode, int Low, int High, int NV, class scalar_t>
+TCE_INLINE void add_window_row(const RowProblem<scalar_t>& p, const scalar_t* x, const scalar_t* w,
+                               Vec<scalar_t, Bytes> (*acc)[NV]) {
+  using V = Vec<scalar_t, Bytes>;
+  constexpr int L = kLanes<scalar_t, Bytes>;
+  constexpr auto lanes = std::make_integer_sequence<int, L>();
+  const int64_t w_row = p.w_row;
+  const RowTap* tap = p.taps;
+  const RowTap* const second = tap + p.width;
+  const RowTap* const end = second + p.second_width;
+  for (; tap != second; ++tap) {
+    const scalar_t *xt = x + tap->x, *wt = w + tap->w;
+    if constexpr (Mode == RowMode::kPlain) {
+      V xv[NV];
       TCE_UNROLL
-      for (int v = 0; v < NV; ++v) acc[r][v] += xv[v] * w[u - r * width];
+      for (int v = 0; v < NV; ++v) xv[v] = load_lanes<Bytes>(xt + v * L, tap->lanes[v]);
+      TCE_UNROLL
+      for (int r = Low; r <= High; ++r) {
+        TCE_UNROLL
+        for (int v = 0; v < NV; ++v) acc[r][v] += xv[v] * wt[-r * w_row];
+      }
+    } else if constexpr (Mode == RowMode::kPairs) {
+      const scalar_t* const odd_wt = wt + p.w_col;
+      TCE_UNROLL
+      for (int v = 0; v < NV; ++v) {
+        const V low = load_lanes<Bytes>(xt + 2 * v * L, tap->lanes[2 * v]);
+        const V high = load_lanes<Bytes>(xt + (2 * v + 1) * L, tap->lanes[2 * v + 1]);
+        const V even = even_lanes(low, high, lanes), odd = odd_lanes(low, high, lanes);
+        TCE_UNROLL
+        for (int r = Low; r <= High; ++r) acc[r][v] += even * wt[-r * w_row];
+        TCE_UNROLL
+        for (int r = Low; r <= High; ++r) acc[r][v] += odd * odd_wt[-r * w_row];
+      }
+    } else {
+      const V xv = load_lanes<Bytes>(xt, tap->lanes[0]);
+      TCE_UNROLL
+      for (int r = Low; r <= High; ++r) acc[r][0] += xv * wt[-r * w_row];
+    }
+  }
+  if constexpr (Mode == RowMode::kPlain) return;
+  for (; tap != end; ++tap) {
+    const scalar_t *xt = x + tap->x, *wt = w + tap->w;
+    if constexpr (Mode == RowMode::kPairs) {
+      TCE_UNROLL
+      for (int v = 0; v < NV; ++v) {
+        const V even =
+            even_lanes(load_lanes<Bytes>(xt + 2 * v * L, tap->lanes[2 * v]),
+                       load_lanes<Bytes>(xt + (2 * v + 1) * L, tap->lanes[2 * v + 1]), lanes);
+        TCE_UNROLL
+        for (int r = Low; r <= High; ++r) acc[r][v] += even * wt[-r * w_row];
+      }
+    } else {
+      const V xv = load_lanes<Bytes>(xt, tap->lanes[0]);
+      TCE_UNROLL
+      for (int r = Low; r <= High; ++r) acc[r][NV - 1] += xv * wt[-r * w_row];
     }
   }
 }
 
 // The first and the last rows of a window feed only some of the tile's rows: 0 ... I, and I + 1 ... MR - 1.
-template <int MR, int NV, class scalar_t, int... I>
-TCE_INLINE void add_segment(const RowProblem<scalar_t>& p, const scalar_t* x, const scalar_t* w, int64_t rows,
-                            Vec<scalar_t> (*acc)[NV], std::integer_sequence<int, I...>) {
-  (add_window_row<0, I, NV>(x + I * p.x_row, w + I * p.width, p.taps, p.width, acc), ...);
-  for (int64_t i = MR - 1; i < rows; ++i)
-    add_window_row<0, MR - 1, NV>(x + i * p.x_row, w + i * p.width, p.taps, p.width, acc);
-  (add_window_row<I + 1, MR - 1, NV>(x + (rows + I) * p.x_row, w + (rows + I) * p.width, p.taps, p.width,
-                                     acc),
+template <int Bytes, RowMode Mode, int MR, int NV, class scalar_t, int... I>
+TCE_INLINE void add_segment(const RowProblem<scalar_t>& p, const RowSegment& s, const scalar_t* x,
+                            const scalar_t* w, Vec<scalar_t, Bytes> (*acc)[NV], std::integer_sequence<int, I...>) {
+  const int begin = s.begin, end = s.end, rows = s.rows;
+  ((begin <= I && I < end ? add_window_row<Bytes, Mode, 0, I, NV>(p, x + I * p.x_row, w + I * p.w_row, acc)
+                          : void()),
+   ...);
+  for (int i = begin > MR - 1 ? begin : MR - 1; i < (end < rows ? end : rows); ++i)
+    add_window_row<Bytes, Mode, 0, MR - 1, NV>(p, x + i * p.x_row, w + i * p.w_row, acc);
+  ((begin <= rows + I && rows + I < end
+        ? add_window_row<Bytes, Mode, I + 1, MR - 1, NV>(p, x + (rows + I) * p.x_row, w + (rows + I) * p.w_row, acc)
+        : void()),
    ...);
 }
 
-template <class scalar_t, int MR, int NV>
-TCE_INLINE void row_tile(const RowProblem<scalar_t>& p, const scalar_t* x, scalar_t* result) {
-  constexpr int L = kLanes<scalar_t>;
-  Vec<scalar_t> acc[MR][NV] = {};
+template <int Bytes, RowMode Mode, int MR, int NV, class scalar_t>
+TCE_INLINE void row_tile(const RowProblem<scalar_t>& p, const scalar_t* x, const scalar_t* w, scalar_t start,
+                         scalar_t* result) {
+  using V = Vec<scalar_t, Bytes>;
+  constexpr int L = kLanes<scalar_t, Bytes>;
+  V acc[MR][NV] = {};
   for (int64_t o = 0; o < p.outer; ++o) {
     for (int64_t s = 0; s < p.segment_count; ++s) {
       const RowSegment& segment = p.segments[s];
-      add_segment<MR, NV>(p, x + o * p.x_outer + segment.x, p.w + o * p.w_outer + segment.w, segment.rows,
-                          acc, std::make_integer_sequence<int, MR - 1>());
+      add_segment<Bytes, Mode, MR, NV>(p, segment, x + o * p.x_outer + segment.x, w + o * p.w_outer + segment.w, acc,
+                                std::make_integer_sequence<int, MR - 1>());
     }
   }
-  const int last = static_cast<int>(p.cols - (NV - 1) * L);  // columns of the last vector
   const int64_t stride = p.result_row;
   const bool accumulate = p.accumulate;
-  const Vec<scalar_t> start = Vec<scalar_t>{} + p.start;
+  int lanes[NV];  // of the results, in each vector
+  TCE_UNROLL
+  for (int v = 0; v < NV; ++v) {
+    const int64_t left = p.cols - v * L;
+    lanes[v] = static_cast<int>(left < 0 ? 0 : left < L ? left : L);
+  }
   TCE_UNROLL
   for (int r = 0; r < MR; ++r) {
+    if constexpr (Mode == RowMode::kZipped) {
+      constexpr auto all = std::make_integer_sequence<int, L>();
+      const V even = acc[r][0], odd = acc[r][NV - 1];
+      acc[r][0] = zip_low(even, odd, all), acc[r][NV - 1] = zip_high(even, odd, all);
+    }
     TCE_UNROLL
     for (int v = 0; v < NV; ++v) {
       scalar_t* at = result + r * stride + v * L;
-      const bool whole = v < NV - 1 || last == L;
-      if (accumulate) {
-        acc[r][v] += whole ? load(at) : load_partial(at, last);
-      } else {
-        acc[r][v] += start;
-      }
-      if (whole) {
-        store(at, acc[r][v]);
-      } else {
-        store_partial(at, acc[r][v], last);
-      }
+      const V before = accumulate ? load_lanes<Bytes>(at, (1u << lanes[v]) - 1) : V{} + start;
+      store_partial(at, acc[r][v] + before, lanes[v]);
     }
   }
 }
 
-template <class scalar_t, int MR, int NV>
+template <class scalar_t, int Bytes, RowMode Mode, int MR, int NV>
 __attribute__((noinline)) void row_kernel(const RowProblem<scalar_t>& p) {
-  for (int64_t i = 0; i < p.tiles; ++i) {
-    row_tile<scalar_t, MR, NV>(p, p.x + i * MR * p.x_row, p.result + i * MR * p.result_row);
+  for (int64_t plane = 0; plane < p.planes; ++plane) {
+    const scalar_t start = p.start ? p.start[plane * p.start_plane] : scalar_t(0);
+    for (int64_t i = 0; i < p.tiles; ++i) {
+      row_tile<Bytes, Mode, MR, NV>(p, p.x + plane * p.x_plane + i * MR * p.x_row, p.w + plane * p.w_plane, start,
+                             p.result + plane * p.result_plane + i * MR * p.result_row);
+    }
+  }
+}
+
+// The row at x with the kernel rows Low ... High; acc[k] is the result that takes it with kernel row k.
+template <int K, int Low, int High, int Bytes, int NV, class scalar_t, class Weight>
+TCE_INLINE void sweep_row(const scalar_t* x, const int64_t* taps, const uint16_t (*lanes)[NV], const Weight* w,
+                          Vec<scalar_t, Bytes> (*acc)[NV]) {
+  constexpr int L = kLanes<scalar_t, Bytes>;
+  TCE_UNROLL
+  for (int u = 0; u < K; ++u) {
+    Vec<scalar_t, Bytes> xv[NV];
+    TCE_UNROLL
+    for (int v = 0; v < NV; ++v) xv[v] = load_lanes<Bytes>(x + taps[u] + v * L, lanes[u][v]);
+    TCE_UNROLL
+    for (int k = Low; k <= High; ++k) {
+      TCE_UNROLL
+      for (int v = 0; v < NV; ++v) acc[k][v] += xv[v] * w[k * K + u];
+    }
+  }
+}
+
+template <int K, int Bytes, int NV, class scalar_t, int... I>
+TCE_INLINE void sweep_plane(const RowProblem<scalar_t>& p, const scalar_t* x, const scalar_t* weights,
+                            scalar_t start, scalar_t* result, std::integer_sequence<int, I...>) {
+  using V = Vec<scalar_t, Bytes>;
+  constexpr int L = kLanes<scalar_t, Bytes>;
+  int64_t taps[K];
+  uint16_t lanes[K][NV];
+  TCE_UNROLL
+  for (int u = 0; u < K; ++u) {
+    taps[u] = p.taps[u].x;
+    TCE_UNROLL
+    for (int v = 0; v < NV; ++v) lanes[u][v] = p.taps[u].lanes[v];
+  }
+  // Weights of a small kernel stay in registers, those of others are operands of the FMAs.
+  constexpr bool kept = kVectorBytes == 64 && K == 3;
+  using Weight = std::conditional_t<kept, V, scalar_t>;
+  Weight copies[kept ? K * K : 1];
+  const Weight* w;
+  if constexpr (kept) {
+    TCE_UNROLL
+    for (int i = 0; i < K * K; ++i) copies[i] = V{} + weights[i];
+    w = copies;
+  } else {
+    w = weights;
+  }
+  const int64_t begin = p.segments->begin, end = p.segments->end, rows = p.tiles;
+  const int64_t x_row = p.x_row, result_row = p.result_row;
+  const bool accumulate = p.accumulate;
+  const int last = static_cast<int>(p.cols - (NV - 1) * L);
+  V acc[K][NV] = {};
+  const auto next = [&] {
+    TCE_UNROLL
+    for (int k = K - 1; k > 0; --k) {
+      TCE_UNROLL
+      for (int v = 0; v < NV; ++v) acc[k][v] = acc[k - 1][v];
+    }
+    TCE_UNROLL
+    for (int v = 0; v < NV; ++v) acc[0][v] = V{};
+  };
+  const auto finish = [&] {
+    TCE_UNROLL
+    for (int v = 0; v < NV; ++v) {
+      const int n = v == NV - 1 ? last : L;
+      const V before = accumulate ? load_lanes<Bytes>(result + v * L, (1u << n) - 1) : V{} + start;
+      store_partial(result + v * L, acc[K - 1][v] + before, n);
+    }
+    result += result_row;
+  };
+  const auto inside = [&](int64_t i) { return begin <= i && i < end; };
+  // Before the first result is complete, and after the last has begun.
+  ((next(), inside(I) ? sweep_row<K, 0, I, Bytes, NV>(x, taps, lanes, w, acc) : void(), x += x_row), ...);
+  for (int64_t i = K - 1; i < rows; ++i, x += x_row) {
+    next();
+    if (inside(i)) sweep_row<K, 0, K - 1, Bytes, NV>(x, taps, lanes, w, acc);
+    finish();
+  }
+  ((next(), inside(rows + I) ? sweep_row<K, I + 1, K - 1, Bytes, NV>(x, taps, lanes, w, acc) : void(),
+    finish(), x += x_row),
+   ...);
+}
+
+template <class scalar_t, int Bytes, int K, int NV>
+__attribute__((noinline)) void sweep_kernel(const RowProblem<scalar_t>& p) {
+  for (int64_t plane = 0; plane < p.planes; ++plane) {
+    sweep_plane<K, Bytes, NV>(p, p.x + p.segments->x + plane * p.x_plane,
+                              p.w + p.segments->w + plane * p.w_plane,
+                              p.start ? p.start[plane * p.start_plane] : scalar_t(0),
+                              p.result + plane * p.result_plane, std::make_integer_sequence<int, K - 1>());
   }
 }
 

@@ -29,15 +29,15 @@ namespace {
 
 constexpr int kVectorBytes = TCE_VECTOR_BYTES;
 
-template <class scalar_t>
+template <class scalar_t, int Bytes>
 struct VectorOf {
-  typedef scalar_t type __attribute__((vector_size(kVectorBytes)));
+  typedef scalar_t type __attribute__((vector_size(Bytes)));
 };
-template <class scalar_t>
-using Vec = typename VectorOf<scalar_t>::type;
+template <class scalar_t, int Bytes = kVectorBytes>
+using Vec = typename VectorOf<scalar_t, Bytes>::type;
 
-template <class scalar_t>
-constexpr int kLanes = kVectorBytes / static_cast<int>(sizeof(scalar_t));
+template <class scalar_t, int Bytes = kVectorBytes>
+constexpr int kLanes = Bytes / static_cast<int>(sizeof(scalar_t));
 
 template <class scalar_t>
 TCE_INLINE Vec<scalar_t> load(const scalar_t* p) {
@@ -71,13 +71,30 @@ TCE_INLINE void finish_streams() {
 }
 
 // The first n lanes from p, the others zero; 0 <= n <= lanes. Touches nothing beyond p[n - 1].
-// store_partial writes the first n lanes and nothing else.
+// store_partial writes the first n lanes and nothing else. load_lanes reads the lanes whose bits are set, of vectors
+// of kVectorBytes or, with AVX-512, of half as many.
 #if defined(__AVX512F__)
 TCE_INLINE Vec<float> load_partial(const float* p, int n) {
   return _mm512_maskz_loadu_ps(static_cast<__mmask16>((1u << n) - 1), p);
 }
 TCE_INLINE Vec<double> load_partial(const double* p, int n) {
   return _mm512_maskz_loadu_pd(static_cast<__mmask8>((1u << n) - 1), p);
+}
+template <int Bytes>
+TCE_INLINE Vec<float, Bytes> load_lanes(const float* p, uint32_t lanes) {
+  if constexpr (Bytes == 64) return _mm512_maskz_loadu_ps(static_cast<__mmask16>(lanes), p);
+  if constexpr (Bytes == 32) return _mm256_maskz_loadu_ps(static_cast<__mmask8>(lanes), p);
+}
+template <int Bytes>
+TCE_INLINE Vec<double, Bytes> load_lanes(const double* p, uint32_t lanes) {
+  if constexpr (Bytes == 64) return _mm512_maskz_loadu_pd(static_cast<__mmask8>(lanes), p);
+  if constexpr (Bytes == 32) return _mm256_maskz_loadu_pd(static_cast<__mmask8>(lanes), p);
+}
+TCE_INLINE void store_partial(float* p, Vec<float, 32> v, int n) {
+  _mm256_mask_storeu_ps(p, static_cast<__mmask8>((1u << n) - 1), v);
+}
+TCE_INLINE void store_partial(double* p, Vec<double, 32> v, int n) {
+  _mm256_mask_storeu_pd(p, static_cast<__mmask8>((1u << n) - 1), v);
 }
 TCE_INLINE void store_partial(float* p, Vec<float> v, int n) {
   _mm512_mask_storeu_ps(p, static_cast<__mmask16>((1u << n) - 1), v);
@@ -103,10 +120,26 @@ TCE_INLINE Vec<float> load_partial(const float* p, int n) {
 TCE_INLINE Vec<double> load_partial(const double* p, int n) {
   return _mm256_maskload_pd(p, mask64(n));
 }
+template <int>
+TCE_INLINE Vec<float> load_lanes(const float* p, uint32_t lanes) {
+  if (lanes == 0xff) return load(p);
+  const __m256i bit = _mm256_setr_epi32(1, 2, 4, 8, 16, 32, 64, 128);
+  const __m256i wanted = _mm256_and_si256(_mm256_set1_epi32(static_cast<int32_t>(lanes)), bit);
+  return _mm256_maskload_ps(p, _mm256_cmpeq_epi32(wanted, bit));
+}
+template <int>
+TCE_INLINE Vec<double> load_lanes(const double* p, uint32_t lanes) {
+  if (lanes == 0xf) return load(p);
+  const __m256i bit = _mm256_setr_epi64x(1, 2, 4, 8);
+  const __m256i wanted = _mm256_and_si256(_mm256_set1_epi64x(lanes), bit);
+  return _mm256_maskload_pd(p, _mm256_cmpeq_epi64(wanted, bit));
+}
 TCE_INLINE void store_partial(float* p, Vec<float> v, int n) {
+  if (n == 8) return store(p, v);
   _mm256_maskstore_ps(p, mask32(n), v);
 }
 TCE_INLINE void store_partial(double* p, Vec<double> v, int n) {
+  if (n == 4) return store(p, v);
   _mm256_maskstore_pd(p, mask64(n), v);
 }
 #else
@@ -116,8 +149,17 @@ TCE_INLINE Vec<scalar_t> load_partial(const scalar_t* p, int n) {
   for (int i = 0; i < n; ++i) v[i] = p[i];
   return v;
 }
+template <int, class scalar_t>
+TCE_INLINE Vec<scalar_t> load_lanes(const scalar_t* p, uint32_t lanes) {
+  if (lanes == (1u << kLanes<scalar_t>)-1) return load(p);
+  Vec<scalar_t> v = {};
+  for (int i = 0; i < kLanes<scalar_t>; ++i)
+    if (lanes >> i & 1) v[i] = p[i];
+  return v;
+}
 template <class scalar_t>
 TCE_INLINE void store_partial(scalar_t* p, Vec<scalar_t> v, int n) {
+  if (n == kLanes<scalar_t>) return store(p, v);
   for (int i = 0; i < n; ++i) p[i] = v[i];
 }
 #endif
@@ -132,10 +174,14 @@ template <int S, class V, int... J>
 TCE_INLINE V merge_high(V a, V b, std::integer_sequence<int, J...>) {
   return __builtin_shufflevector(a, b, ((J & S) ? J + static_cast<int>(sizeof...(J)) : J + S)...);
 }
-// Lane j of the result: element 2 j of the 2 * lanes elements of a followed by b.
+// Lane j of the result: element 2 j (2 j + 1) of the 2 * lanes elements of a followed by b.
 template <class V, int... J>
 TCE_INLINE V even_lanes(V a, V b, std::integer_sequence<int, J...>) {
   return __builtin_shufflevector(a, b, (2 * J)...);
+}
+template <class V, int... J>
+TCE_INLINE V odd_lanes(V a, V b, std::integer_sequence<int, J...>) {
+  return __builtin_shufflevector(a, b, (2 * J + 1)...);
 }
 
 // The lanes of a and b in turn: a[0] b[0] a[1] b[1] ...; of the first halves, and of the second.
@@ -151,7 +197,7 @@ TCE_INLINE V zip_high(V a, V b, std::integer_sequence<int, J...>) {
 
 // Lane j of the result: element index[j] of the 2 * lanes elements of a followed by b.
 template <class scalar_t>
-using Index = typename VectorOf<std::conditional_t<sizeof(scalar_t) == 4, int32_t, int64_t>>::type;
+using Index = Vec<std::conditional_t<sizeof(scalar_t) == 4, int32_t, int64_t>>;
 
 template <class scalar_t>
 TCE_INLINE Index<scalar_t> lane_index(const int32_t* index) {

@@ -123,6 +123,11 @@ inline bool fills_blocks(int64_t channels, int64_t c_block, int64_t lanes) {
          20 * ceil_div(channels, lanes) * lanes <= 23 * channels;
 }
 
+// rows (forward, grad_input): planes are read where they lie, and results with a stride written so.
+inline bool rows_in_place(const Plan& plan) {
+  return plan.layout.columns_inner && plan.geometry.stride_w <= 2;
+}
+
 // grad_weight: the elements (kw, ci) of a kernel row lie side by side in the packed
 // source, and a tile's rows run over both.
 bool kernel_row_merges(const ConvGeometry& geometry);

@@ -258,29 +258,43 @@ double plan_rows_correlation(Plan& plan, const Kernels<scalar_t>& k) {
   plan.panels = 1, plan.kw_block = g.kW;
   plan.c_block = balanced(s.C, kTerms / std::max<int64_t>(1, s.h.taps * s.w.taps));
   plan.kh_block = balanced(g.kH, kTerms / std::max<int64_t>(1, plan.c_block * g.kW));
-  plan.cols = balanced(s.out_w, kChunkCols);
-  const int64_t columns = ceil_div(plan.cols, s.w.out_step),
-                vectors = std::max<int64_t>(1, ceil_div(columns, k.lanes));
-  plan.mr = kMaxTileRows;
-  for (plan.nv = kMaxVectors; !k.row_kernel[plan.nv][plan.mr];) --plan.nv;
-  plan.nv = static_cast<int>(balanced(vectors, plan.nv));
+  const bool in_place = rows_in_place(plan);
+  plan.cols = in_place ? std::max<int64_t>(1, s.out_w) : balanced(s.out_w, kChunkCols);
+  const RowMode mode = !in_place             ? RowMode::kPlain
+                       : s.w.source_step > 1 ? RowMode::kPairs
+                       : s.w.out_step > 1    ? RowMode::kZipped
+                                             : RowMode::kPlain;
+  const int64_t columns = mode == RowMode::kZipped ? plan.cols : ceil_div(plan.cols, s.w.out_step);
+  // Vectors of half the length, where they have fewer lanes too many.
+  const auto count = [&](int64_t lanes) { return std::max<int64_t>(1, ceil_div(columns, lanes)); };
+  const auto& kernels = k.row_kernel[0][static_cast<int>(mode)];
+  const auto& half_kernels = k.row_kernel[1][static_cast<int>(mode)];
+  const bool half = count(k.lanes / 2) <= 2 && count(k.lanes / 2) < 2 * count(k.lanes) &&
+                    half_kernels[mode == RowMode::kZipped ? 2 : count(k.lanes / 2)][1];
+  if (half) plan.lanes = k.lanes / 2;
+  const int64_t vectors = count(plan.lanes);
+  const auto& row_kernel = half ? half_kernels : kernels;
+  for (plan.nv = kMaxVectors; !row_kernel[plan.nv][3];) --plan.nv;
+  if (mode != RowMode::kZipped) plan.nv = static_cast<int>(balanced(vectors, plan.nv));
+  const auto& sweeps = k.sweep_kernel[half][g.kH == g.kW && g.kH <= kMaxSweep ? g.kH : 0];
+  if (mode == RowMode::kPlain && s.C == 1 && sweeps[1])
+    while (!sweeps[plan.nv]) --plan.nv;
+  for (plan.mr = kMaxTileRows; !row_kernel[plan.nv][plan.mr];) --plan.mr;
   const int64_t width = width_bound(s.w, plan.cols), slack = kMaxVectors * k.lanes;
   const auto source = [&](int64_t rows) {
     return (plan.c_block * width_bound(s.h, rows) * width + slack) * es;
   };
   const auto tiles = [&](int64_t rows) {
-    return s.w.out_step * rows * (columns + 1) * (s.C > plan.c_block ? s.O : 1) * es;
+    return in_place ? 0 : s.w.out_step * rows * (columns + 1) * (s.C > plan.c_block ? s.O : 1) * es;
   };
   choose_rows_and_channels(plan, s.out_h, s.out_h, s.C, s.h.taps, [&](int64_t rows) {
     return source(rows) <= kSourceBytes && tiles(rows) <= kTileBytes;
   });
-  plan.source_bytes = scratch_bytes(source(plan.rows), 1);
-  plan.weight_bytes = scratch_bytes(plan.c_block * plan.kh_block * g.kW, es);
+  plan.source_bytes = in_place ? 0 : scratch_bytes(source(plan.rows), 1);
+  plan.weight_bytes = 0;
   plan.tile_bytes = scratch_bytes(tiles(plan.rows), 1);
-  plan.scratch_bytes = plan.source_bytes + plan.weight_bytes + plan.tile_bytes;
-  if (plan.source_bytes > 4 * kSourceBytes || plan.weight_bytes > kWeightBytes ||
-      plan.tile_bytes > 4 * kTileBytes)
-    return kNever;
+  plan.scratch_bytes = plan.source_bytes + plan.tile_bytes;
+  if (plan.source_bytes > 4 * kSourceBytes || plan.tile_bytes > 4 * kTileBytes) return kNever;
 
   // A tile: every row of its window is loaded once for each kernel column, and feeds as many rows as it has
   // taps on.

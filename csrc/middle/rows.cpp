@@ -1,19 +1,22 @@
 // forward and grad_input with lanes over the columns of a row: depthwise convolution and small groups where
-// columns lie side by side. Planes are read and written along memory, nothing is transposed; a source row in
-// registers serves all rows of the tile that have a tap on it.
+// columns lie side by side. Nothing is transposed; a source row in registers serves all rows of the tile that
+// have a tap on it. Planes are read where they lie (rows_in_place in plan.h), or packed.
 //
 // Loops, outermost first, with what each holds:
 //
 //   item (image, groups, rows, columns)     one thread; disjoint results
-//     group
-//       channel block (c_block)             planes packed: [c][height][width]                    L1, L2
+//     groups, as many as L1 holds           (one, if planes are packed: [c][height][width])      L1, L2
+//       channel block (c_block)
 //         result channel
-//           job: row and column phase,      weights packed: [c][tap], in the order of the tiles  L1
-//                row taps (kh_block)        segments: taps on neighbouring rows                  L1
-//             rows (mr), columns (nv)       row kernel: sum over c and the job's taps            registers
+//           job: row and column phase,      segments: taps on neighbouring rows                  L1
+//                row taps (kh_block)
+//             rows (mr), columns (nv)
+//               group                       row kernel: sum over c and the job's taps            registers
 //         after the last block: where the tiles do not stand in the tensor itself, the channel's rows to it
 
 #include <algorithm>
+#include <cstdlib>
+#include <numeric>
 #include <vector>
 
 #include "planes.h"
@@ -23,16 +26,55 @@ namespace tce {
 
 namespace {
 
-// One pair of phases and some of its row taps.
+// Bytes of the planes that are computed side by side.
+constexpr int64_t kNearBytes = 16 * 1024;
+
+// Row taps that read neighbouring source rows, in ascending k. Of a gradient the rows descend (`down`): its
+// results are then counted from the last one, so that they ascend with the source all the same.
+struct Chain {
+  int64_t source;    // source row of the first tap for j = 0
+  int64_t position;  // packed: the packed row
+  int64_t k, k_step, count;
+};
+
+// Row tiles with the same terms, one below the other; or (mr = 0) `count` rows in a sweep.
+struct Tiles {
+  int64_t first, mr, count;
+  std::vector<RowSegment> segments;
+};
+
+// Column tiles.
+struct Part {
+  int64_t vectors, x, result, cols;  // source column and result column of the first
+  std::vector<RowTap> taps;
+};
+
+// One pair of phases (kZipped: both column phases) and some of its row taps.
 struct Job {
+  RowMode mode;
   size_t fh, fw;
   KRange jh, jw;
-  std::vector<RowSegment> segments;  // x: packed row of j = 0
-  std::vector<KRange> inside;        // of a segment: the packed rows that lie in the image
-  std::vector<int32_t> taps;         // packed column of j = 0
-  std::vector<int64_t> weights;      // offsets in W, in packed order
-  bool first;                        // of its phases
+  bool first;   // of its phases
+  int64_t way;  // from a result to the next: 1, or -1 from the last one up
+  int64_t w_row, width, second_width;
+  std::vector<Part> parts;
+  std::vector<Tiles> tiles;
 };
+
+// With a dilation the results that share sources are no neighbours, but those of a phase of this axis are.
+Axis split_by_dilation(const Axis& axis) {
+  int64_t distance = axis.source_step;
+  for (const Phase& phase : axis.phases)
+    if (phase.taps.size() > 1) distance = std::abs(phase.taps[1].source - phase.taps[0].source);
+  const int64_t m = distance / std::gcd(distance, axis.source_step);
+  Axis split{axis.out_size, axis.source_size, axis.out_step * m, axis.source_step * m, {}};
+  for (int64_t first = 0; first < std::min(split.out_step, axis.out_size); ++first) {
+    Phase phase{ceil_div(axis.out_size - first, split.out_step), axis.phases[first % axis.out_step].taps};
+    for (Tap& tap : phase.taps) tap.source += first / axis.out_step * axis.source_step;
+    split.phases.push_back(std::move(phase));
+  }
+  return split;
+}
 
 template <class scalar_t>
 class Worker {
@@ -46,20 +88,24 @@ class Worker {
         col_axis_(cols),
         item_(item),
         scratch_(plan.scratch_bytes),
-        rows_(make_source_runs(rows, item.row_first, item.row_last, false)),
-        cols_(make_source_runs(cols, item.col_first, item.col_last, false)),
+        packs_(!rows_in_place(plan)),
         out_h_(item.row_last - item.row_first),
         phases_(static_cast<int64_t>(cols.phases.size())),
         j_first_(item.col_first / cols.out_step),
         width_(ceil_div(item.col_last, cols.out_step) - j_first_),
-        in_place_(cols.out_step == 1 && c.out.stride[3] == 1),
+        in_place_(!packs_ || (cols.out_step == 1 && c.out.stride[3] == 1)),
         keep_tiles_(c.C > plan.c_block),
-        trims_(plan.kh_block > 8) {
+        half_(plan.lanes < kernels.lanes),
+        lanes_(plan.lanes) {
+    if (packs_) {
+      rows_ = make_source_runs(rows, item.row_first, item.row_last, false);
+      cols_ = make_source_runs(cols, item.col_first, item.col_last, false);
+    }
     source_ = scratch_.take_bytes<scalar_t>(plan.source_bytes);
-    weight_ = scratch_.take_bytes<scalar_t>(plan.weight_bytes);
     tiles_ = scratch_.take_bytes<scalar_t>(plan.tile_bytes);
+    x_row_ = packs_ ? cols_.length : row_axis_.source_step * c.source.stride[2];
     for (size_t fh = 0; fh < rows.phases.size(); ++fh) {
-      for (size_t fw = 0; fw < cols.phases.size(); ++fw) add_jobs(fh, fw);
+      for (size_t fw = 0; fw < (packs_ ? cols.phases.size() : 1); ++fw) add_jobs(fh, fw);
     }
   }
 
@@ -67,19 +113,26 @@ class Worker {
     const auto [sn, sc, sh, sw] = c_.source.stride;
     const int64_t plane = rows_.length * cols_.length;
     // The last vector of a row may run over the end of the last plane.
-    check_fits(plane * std::min(plan_.c_block, c_.C) + kMaxVectors * kernels_.lanes, sizeof(scalar_t),
-               plan_.source_bytes);
+    if (packs_)
+      check_fits(plane * std::min(plan_.c_block, c_.C) + kMaxVectors * lanes_, sizeof(scalar_t),
+                 plan_.source_bytes);
     if (!in_place_)
       check_fits(phases_ * out_h_ * width_ * (keep_tiles_ ? c_.O : 1), sizeof(scalar_t), plan_.tile_bytes);
-    for (int64_t g = item_.first; g < item_.last; ++g) {
+    const int64_t bytes = (c_.C * c_.source_h * c_.source_w + c_.O * out_h_ * c_.out_w) *
+                          static_cast<int64_t>(sizeof(scalar_t));
+    const int64_t groups = packs_ ? 1 : std::max<int64_t>(1, kNearBytes / std::max<int64_t>(1, bytes));
+    for (int64_t g = item_.first; g < item_.last; g += groups) {
+      const int64_t count = std::min(groups, item_.last - g);
       int64_t c0 = 0;
       do {  // at least once: without channels the result is the bias
         const int64_t channels = std::min(plan_.c_block, c_.C - c0);
         const bool first = c0 == 0, last = c0 + channels >= c_.C;
-        pack_planes(kernels_, c_.source.data + item_.n * sn + (g * c_.C + c0) * sc, {sc, sh, sw, plane, 1},
-                    channels, c_.source_h, c_.source_w, rows_, cols_, g == item_.first && first, source_);
+        const scalar_t* source = c_.source.data + item_.n * sn + (g * c_.C + c0) * sc;
+        if (packs_)
+          pack_planes(kernels_, source, {sc, sh, sw, plane, 1}, channels, c_.source_h, c_.source_w, rows_,
+                      cols_, g == item_.first && first, source_);
         for (int64_t o = 0; o < c_.O; ++o) {
-          for (const Job& job : jobs_) run_job(job, g, o, c0, channels);
+          for (const Job& job : jobs_) run_job(job, packs_ ? source_ : source, g, count, o, c0, channels);
           if (last && !in_place_) store(g * c_.O + o, tiles_ + tile_of(o));
         }
         c0 += plan_.c_block;
@@ -92,58 +145,175 @@ class Worker {
   void add_jobs(size_t fh, size_t fw) {
     Job job = {};
     job.fh = fh, job.fw = fw;
+    job.mode = packs_                      ? RowMode::kPlain
+               : col_axis_.source_step > 1 ? RowMode::kPairs
+               : col_axis_.out_step > 1    ? RowMode::kZipped
+                                           : RowMode::kPlain;
     job.jh = phase_range(static_cast<int64_t>(fh), row_axis_.out_step, item_.row_first, item_.row_last);
     job.jw = phase_range(static_cast<int64_t>(fw), col_axis_.out_step, item_.col_first, item_.col_last);
     if (job.jh.end <= job.jh.begin || job.jw.end <= job.jw.begin) return;
-    for (const int64_t start : cols_.start[fw]) job.taps.push_back(static_cast<int32_t>(start));
+    add_parts(job);
     const std::vector<Tap>& taps = row_axis_.phases[fh].taps;
+    job.way = taps.size() > 1 && taps[1].source < taps[0].source ? -1 : 1;
     job.first = true;
     size_t t0 = 0;
     do {  // at least once: without taps the result is the bias
       const size_t t1 = std::min(taps.size(), t0 + static_cast<size_t>(plan_.kh_block));
-      job.segments.clear(), job.inside.clear(), job.weights.clear();
-      for (size_t t = t0; t < t1;) t = add_segment(job, t, t1);
+      add_tiles(job, make_chains(job, t0, t1));
       jobs_.push_back(job);
       job.first = false;
       t0 = t1;
     } while (t0 < taps.size());
   }
 
-  // The longest segment of the row taps from t on, upwards or downwards. Returns the tap after it.
-  size_t add_segment(Job& job, size_t t, size_t t1) {
-    const std::vector<Tap>& taps = row_axis_.phases[job.fh].taps;
-    const std::vector<int64_t>& start = rows_.start[job.fh];
-    size_t end = t + 1;
-    const bool down = end < t1 && start[end] == start[t] - 1;
-    while (end < t1 && start[end] == start[end - 1] + (down ? -1 : 1)) ++end;
-    const int64_t count = static_cast<int64_t>(end - t), first = down ? start[end - 1] : start[t];
-    job.segments.push_back(
-        {static_cast<int32_t>(first), static_cast<int32_t>(job.weights.size()), static_cast<int32_t>(count)});
-    KRange valid{0, 0};
-    for (const SourceRuns::Run& run : rows_.runs) {
-      const int64_t row = first + job.jh.begin;
-      if (row < run.base || row >= run.base + run.count) continue;
-      valid = inside(run, rows_.step, c_.source_h);
-      valid.begin += run.base, valid.end += run.base;
+  void add_parts(Job& job) const {
+    const int64_t cols = job.mode == RowMode::kZipped ? item_.col_last - item_.col_first : job.jw.end - job.jw.begin;
+    const int64_t vectors = ceil_div(cols, lanes_), parts = ceil_div(vectors, plan_.nv);
+    for (int64_t i = 0; i < parts; ++i) {
+      Part part = {};
+      int64_t first = part_start(vectors, parts, i), last = part_start(vectors, parts, i + 1);
+      if (job.mode == RowMode::kZipped) first = 2 * i, last = first + 2;
+      part.vectors = last - first;
+      part.result = first * lanes_;
+      part.cols = std::min(cols, last * lanes_) - first * lanes_;
+      part.x = (job.mode == RowMode::kZipped ? part.result / 2 : part.result) + job.jw.begin;
+      part.x *= packs_ ? 1 : col_axis_.source_step;
+      add_taps(job, part);
+      job.parts.push_back(std::move(part));
     }
-    job.inside.push_back(valid);
-    for (int64_t i = 0; i < count; ++i) {
-      const Tap& row_tap = taps[down ? end - 1 - static_cast<size_t>(i) : t + static_cast<size_t>(i)];
-      for (const Tap& col_tap : col_axis_.phases[job.fw].taps)
-        job.weights.push_back(row_tap.k * c_.weight.kh + col_tap.k * c_.weight.kw);
-    }
-    return end;
   }
 
-  void run_job(const Job& job, int64_t g, int64_t o, int64_t c0, int64_t channels) {
-    const int64_t taps = static_cast<int64_t>(job.weights.size());
-    const scalar_t* w = c_.weight.data + g * c_.weight_group + o * c_.weight.lane + c0 * c_.weight.channel;
-    check_fits(channels * taps, sizeof(scalar_t), plan_.weight_bytes);
-    for (int64_t c = 0; c < channels; ++c)
-      for (int64_t i = 0; i < taps; ++i) weight_[c * taps + i] = w[c * c_.weight.channel + job.weights[i]];
+  void add_taps(Job& job, Part& part) const {
+    const std::vector<Tap>& taps = col_axis_.phases[job.fw].taps;
+    const auto add = [&](const Tap& tap, int64_t start) {
+      part.taps.push_back({tap.k * c_.weight.kw, static_cast<int32_t>(start), {}});
+      for (int64_t v = 0; v < 2 * kMaxVectors; ++v)
+        for (int64_t l = 0; l < lanes_; ++l) {
+          const int64_t column = part.x + start + v * lanes_ + l;
+          if (packs_ || (column >= 0 && column < c_.source_w)) part.taps.back().lanes[v] |= 1 << l;
+        }
+    };
+    if (job.mode == RowMode::kPairs) {
+      std::vector<Tap> single;
+      for (size_t t = 0; t < taps.size(); ++t) {
+        if (t + 1 < taps.size() && taps[t + 1].source == taps[t].source + 1) {
+          add(taps[t], taps[t].source), ++t;
+        } else {
+          single.push_back(taps[t]);
+        }
+      }
+      job.width = static_cast<int64_t>(part.taps.size());
+      for (const Tap& tap : single) add(tap, tap.source);
+    } else {
+      for (size_t t = 0; t < taps.size(); ++t) add(taps[t], packs_ ? cols_.start[job.fw][t] : taps[t].source);
+      job.width = static_cast<int64_t>(part.taps.size());
+      if (job.mode == RowMode::kZipped && col_axis_.phases.size() > 1)
+        for (const Tap& tap : col_axis_.phases[1].taps) add(tap, tap.source);
+    }
+    job.second_width = static_cast<int64_t>(part.taps.size()) - job.width;
+  }
 
+  // The row taps [t0, t1) of a phase.
+  std::vector<Chain> make_chains(const Job& job, size_t t0, size_t t1) const {
+    const std::vector<Tap>& taps = row_axis_.phases[job.fh].taps;
+    const int64_t step = row_axis_.source_step * job.way;
+    std::vector<Chain> chains;
+    for (size_t t = t0; t < t1; ++t) {
+      const Tap& tap = taps[t];
+      const auto chain = std::find_if(chains.begin(), chains.end(), [&](const Chain& c) {
+        return tap.source == c.source + c.count * step && (c.count == 1 || tap.k == c.k + c.count * c.k_step);
+      });
+      if (chain == chains.end()) {
+        chains.push_back({tap.source, 0, tap.k, 0, 1});
+      } else if (chain->count++ == 1) {
+        chain->k_step = tap.k - chain->k;
+      }
+    }
+    if (packs_)
+      for (Chain& chain : chains) chain.position = packed_row(job, chain);
+    return chains;
+  }
+
+  // Of a chain's first tap, from those that have packed rows of their own: they do not miss the image.
+  int64_t packed_row(const Job& job, const Chain& chain) const {
+    const std::vector<Tap>& taps = row_axis_.phases[job.fh].taps;
+    const int64_t step = row_axis_.source_step;
+    for (size_t t = 0; t < taps.size(); ++t) {
+      const int64_t i = (taps[t].source - chain.source) / (step * job.way);
+      if (i < 0 || i >= chain.count || taps[t].source != chain.source + i * step * job.way) continue;
+      if ((job.jh.end - 1) * step + taps[t].source >= 0 && job.jh.begin * step + taps[t].source < c_.source_h)
+        return rows_.start[job.fh][t] - i * job.way;
+    }
+    return 0;
+  }
+
+  void add_tiles(Job& job, const std::vector<Chain>& chains) const {
+    job.tiles.clear();
+    job.w_row = 0;
+    int64_t most = plan_.mr;  // no more than a chain's kernel rows and one
+    for (const Chain& chain : chains) {
+      most = std::min(most, chain.count + 1);
+      if (chain.count > 1) job.w_row = chain.k_step * c_.weight.kh;
+    }
+    const int64_t rows = job.jh.end - job.jh.begin;
+    if (sweeps(job, chains)) {
+      job.tiles.push_back({0, 0, rows, {make_segment(job, chains[0], 0, rows)}});
+      return;
+    }
+    bool inner = false;  // the tiles before: all terms of the window lie in the image
+    for (int64_t first = 0; first < rows;) {
+      const int64_t left = rows - first;
+      Tiles tiles{first, ceil_div(left, ceil_div(left, most)), 1, {}};
+      bool whole = true;
+      for (const Chain& chain : chains) {
+        const RowSegment segment = make_segment(job, chain, first, tiles.mr);
+        whole = whole && segment.begin == 0 && segment.end == chain.count + tiles.mr - 1;
+        if (segment.begin < segment.end) tiles.segments.push_back(segment);
+      }
+      first += tiles.mr;
+      if (whole && inner && job.tiles.back().mr == tiles.mr) {
+        ++job.tiles.back().count;
+      } else {
+        job.tiles.push_back(std::move(tiles));
+      }
+      inner = whole;
+    }
+  }
+
+  // For `count` results from `first` on, counted the job's way.
+  RowSegment make_segment(const Job& job, const Chain& chain, int64_t first, int64_t count) const {
+    const int64_t step = row_axis_.source_step, window = chain.count + count - 1;
+    const int64_t j = job.way > 0 ? job.jh.begin + first : job.jh.end - 1 - first;
+    const int64_t source = chain.source + j * step;  // window row i reads source row source + way * i * step
+    const int64_t begin = job.way > 0 ? ceil_div(-source, step) : ceil_div(source - c_.source_h + 1, step);
+    const int64_t end = job.way > 0 ? ceil_div(c_.source_h - source, step) : floor_div(source, step) + 1;
+    const int64_t x = packs_ ? (chain.position + j) * x_row_ : source * c_.source.stride[2];
+    const int64_t from = std::clamp<int64_t>(begin, 0, window);
+    return {x, chain.k * c_.weight.kh, static_cast<int32_t>(chain.count), static_cast<int32_t>(from),
+            static_cast<int32_t>(std::clamp(end, from, window))};
+  }
+
+  // Whether a sweep computes the job: the same sums in the same order.
+  bool sweeps(const Job& job, const std::vector<Chain>& chains) const {
+    const int64_t k = job.width;
+    if (job.mode != RowMode::kPlain || c_.C != 1 || chains.size() != 1 || chains[0].count != k ||
+        k > kMaxSweep || job.w_row != k || job.jh.end - job.jh.begin < k - 1) {
+      return false;
+    }
+    for (const Part& part : job.parts) {
+      if (!kernels_.sweep_kernel[half_][k][part.vectors]) return false;
+      for (int64_t u = 0; u < k; ++u)
+        if (part.taps[u].w != u) return false;
+    }
+    return true;
+  }
+
+  // Of `count` groups from g on.
+  void run_job(const Job& job, const scalar_t* source, int64_t g, int64_t count, int64_t o, int64_t c0,
+               int64_t channels) {
     const auto [sn, sc, sh, sw] = c_.out.stride;
-    const int64_t row = static_cast<int64_t>(job.fh) + job.jh.begin * row_axis_.out_step;
+    const int64_t row = static_cast<int64_t>(job.fh) +
+                        (job.way > 0 ? job.jh.begin : job.jh.end - 1) * row_axis_.out_step;
     RowProblem<scalar_t> tile = {};
     scalar_t* result = tiles_ + tile_of(o) +
                        (static_cast<int64_t>(job.fw) * out_h_ + row - item_.row_first) * width_ +
@@ -153,64 +323,40 @@ class Worker {
       result = c_.out.data + item_.n * sn + (g * c_.O + o) * sc + row * sh + item_.col_first;
       result_row = sh;
     }
-    tile.w = weight_;
-    tile.taps = job.taps.data();
-    tile.x_row = cols_.length;
-    tile.result_row = result_row * row_axis_.out_step;
-    tile.x_outer = rows_.length * cols_.length;
-    tile.w_outer = taps;
+    const auto& weight = c_.weight;
+    tile.w = weight.data + g * c_.weight_group + o * weight.lane + c0 * weight.channel;
+    tile.w_row = job.w_row;
+    tile.w_col = weight.kw;
+    tile.w_outer = weight.channel;
+    tile.w_plane = c_.weight_group;
+    tile.start = c_.bias ? c_.bias + g * c_.O + o : nullptr;
+    tile.start_plane = c_.O;
+    tile.x_row = x_row_ * job.way;
+    tile.x_outer = packs_ ? rows_.length * cols_.length : c_.source.stride[1];
+    tile.x_plane = c_.C * c_.source.stride[1];
+    tile.result_row = result_row * row_axis_.out_step * job.way;
+    tile.result_plane = c_.O * sc;
+    tile.planes = count;
     tile.outer = channels;
-    tile.width = static_cast<int64_t>(job.taps.size());
-    tile.start = c_.bias ? c_.bias[g * c_.O + o] : scalar_t(0);
+    tile.width = job.width;
+    tile.second_width = job.second_width;
     tile.accumulate = c0 > 0 || !job.first;
-    const int64_t cols = job.jw.end - job.jw.begin;
-    const int64_t vectors = ceil_div(cols, kernels_.lanes), parts = ceil_div(vectors, plan_.nv);
-    segments_.resize(job.segments.size());
-    tile.segments = segments_.data();
-    for (int64_t j = job.jh.begin; j < job.jh.end;) {
-      const int64_t left = job.jh.end - j, mr = tile_rows(job, left);
-      tile.tiles = trims_ ? 1 : left / mr;
-      tile.segment_count = make_segments(job, j, mr);
-      for (int64_t i = 0; i < parts; ++i) {
-        const int64_t begin = part_start(vectors, parts, i), end = part_start(vectors, parts, i + 1);
-        tile.x = source_ + job.jw.begin + begin * kernels_.lanes;
-        tile.result = result + (j - job.jh.begin) * tile.result_row + begin * kernels_.lanes;
-        tile.cols = std::min(cols, end * kernels_.lanes) - begin * kernels_.lanes;
-        kernels_.row_kernel[end - begin][mr](tile);
+    for (const Tiles& tiles : job.tiles) {
+      tile.tiles = tiles.count;
+      tile.segments = tiles.segments.data();
+      tile.segment_count = static_cast<int64_t>(tiles.segments.size());
+      for (const Part& part : job.parts) {
+        tile.x = source + part.x;
+        tile.taps = part.taps.data();
+        tile.result = result + tiles.first * tile.result_row + part.result;
+        tile.cols = part.cols;
+        if (tiles.mr == 0) {
+          kernels_.sweep_kernel[half_][job.width][part.vectors](tile);
+        } else {
+          kernels_.row_kernel[half_][static_cast<int>(job.mode)][part.vectors][tiles.mr](tile);
+        }
       }
-      j += tile.tiles * mr;
     }
-  }
-
-  // Rows of the next tile: no more than a segment's kernel rows and one.
-  int64_t tile_rows(const Job& job, int64_t left) const {
-    int64_t mr = std::min<int64_t>(plan_.mr, left);
-    for (const RowSegment& segment : job.segments) mr = std::min<int64_t>(mr, segment.rows + 1);
-    return mr;
-  }
-
-  // The segments of the tiles from j on; without the kernel rows that read nothing but padding if `trims_`:
-  // with a large kernel on a small image these are most. Returns their number.
-  int64_t make_segments(const Job& job, int64_t j, int64_t mr) {
-    size_t count = 0;
-    for (size_t s = 0; s < job.segments.size(); ++s) {
-      const RowSegment& segment = job.segments[s];
-      const int64_t row = segment.x + j;  // the tile's row 0 reads the packed rows from here on
-      const int64_t least = mr - 1;       // kernel rows, see RowSegment
-      int64_t first = 0, rows = segment.rows;
-      if (trims_) {
-        const KRange valid = job.inside[s];
-        if (valid.begin >= valid.end || row + rows + mr - 1 <= valid.begin || row >= valid.end) continue;
-        const int64_t most = std::max<int64_t>(0, rows - least);
-        first = std::clamp<int64_t>(valid.begin - (row + mr - 1), 0, most);
-        rows -= first;
-        rows -= std::clamp<int64_t>(row + segment.rows - valid.end, 0, std::max<int64_t>(0, rows - least));
-      }
-      const int64_t width = static_cast<int64_t>(job.taps.size());
-      segments_[count++] = {static_cast<int32_t>((row + first) * cols_.length),
-                            static_cast<int32_t>(segment.w + first * width), static_cast<int32_t>(rows)};
-    }
-    return static_cast<int64_t>(count);
   }
 
   // Tiles of a result channel: [column phase][row][column of the phase].
@@ -246,13 +392,15 @@ class Worker {
   const Axis &row_axis_, &col_axis_;
   const PlaneItem item_;
   Scratch scratch_;
-  const SourceRuns rows_, cols_;
+  const bool packs_;
+  SourceRuns rows_ = {}, cols_ = {};  // packed
   const int64_t out_h_, phases_;
   const int64_t j_first_, width_;  // of a row of tiles, in results of a phase
-  const bool in_place_, keep_tiles_, trims_;
+  const bool in_place_, keep_tiles_, half_;
+  const int64_t lanes_;
+  int64_t x_row_;  // from a source row of the window to the next
   std::vector<Job> jobs_;
-  std::vector<RowSegment> segments_;
-  scalar_t *source_, *weight_, *tiles_;
+  scalar_t *source_, *tiles_;
 };
 
 }  // namespace
@@ -260,7 +408,8 @@ class Worker {
 template <class scalar_t>
 void rows_correlate(const Correlation<scalar_t>& c, const Plan& plan, const Kernels<scalar_t>& kernels,
                     int threads) {
-  const Axis rows = c.rows({0, c.kH}), cols = c.cols({0, c.kW});
+  const Axis rows = rows_in_place(plan) ? split_by_dilation(c.rows({0, c.kH})) : c.rows({0, c.kH});
+  const Axis cols = c.cols({0, c.kW});
   for_each_plane_item(c, plan, c.G, threads, [&](const PlaneItem& item) {
     Worker<scalar_t>(c, plan, kernels, rows, cols, item).run();
   });
