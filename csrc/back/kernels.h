@@ -59,7 +59,7 @@ constexpr int kRowModes = 3;
 struct RowSegment {
   int64_t x;      // element offset of the first one's source row, for the tile's row 0
   int64_t w;      // element offset of the first one's weights
-  int32_t rows;   // at least mr - 1
+  int32_t rows;   // at least mr - 1 (sweeps: see there)
   int32_t begin;  // of the window's rows + mr - 1 rows, those outside [begin, end) are no terms
   int32_t end;
 };
@@ -86,8 +86,13 @@ struct RowTap {
 //             w_col further; then `second_width` single ones
 //   kZipped   `width` taps of the even results, then `second_width` of the odd ones; nv is 2
 //
-// The same for a kernel of K x K elements whose weights follow each other, `tiles` counting rows: a sweep down
-// the plane, which loads each source once. One segment; tiles >= K - 1; kPlain.
+// The same for a kernel of K x K elements whose weights follow each other: a sweep down the plane, which loads
+// each source row once. `tiles` counts rows of the result, x_row is the way to the next row of the source, and
+// there is one segment.
+//
+//   kPlain, kPairs   window row i reaches result row r with kernel row i - r (kPairs: i - 2 r, and the first
+//                    of the K - 1 rows above); tiles >= K - 1
+//   kZipped          the segment's row i < rows reaches result row 2 i + k - skip with kernel row k
 template <class scalar_t>
 struct RowProblem {
   const scalar_t* x;
@@ -101,6 +106,7 @@ struct RowProblem {
   int64_t x_plane, w_plane, result_plane, start_plane;
   int64_t outer, segment_count, width, second_width;
   int64_t planes, tiles, cols;
+  int64_t skip;  // kZipped, sweeps only
   bool accumulate;
 };
 
@@ -174,7 +180,7 @@ struct Kernels {
   // The rows algorithm's, or null. `half`: of vectors of half the length, for narrow images.
   using RowKernel = void (*)(const RowProblem<scalar_t>&);
   RowKernel row_kernel[2][kRowModes][kMaxVectors + 1][kMaxTileRows + 1];  // [half][mode][nv][mr]
-  RowKernel sweep_kernel[2][kMaxSweep + 1][kMaxVectors + 1];              // [half][K][nv]
+  RowKernel sweep_kernel[2][kRowModes][kMaxSweep + 1][kMaxVectors + 1];   // [half][mode][K][nv]
   void (*row_weight_kernel[kMaxWeightRows + 1][kMaxWeightCols + 1])(
       const RowWeightProblem<scalar_t>&);  // [kh][kw], or null
   void (*copy_2d)(const Copy2d&, const scalar_t* src, scalar_t* dst);

@@ -243,11 +243,14 @@ constexpr auto row_tile_kernel() {
     return static_cast<Kernel>(row_kernel<scalar_t, Bytes, Mode, MR, NV>);
   return static_cast<Kernel>(nullptr);
 }
-template <class scalar_t, int Bytes, int Registers, int K, int NV>
+template <class scalar_t, int Bytes, int Registers, RowMode Mode, int NV, int K>
 constexpr auto row_sweep_kernel() {
+  constexpr int rows = Mode == RowMode::kPairs ? (K + 1) / 2 + 1 : K;
   using Kernel = void (*)(const RowProblem<scalar_t>&);
-  if constexpr (K % 2 == 1 && K > 1 && (K + 1) * NV + 2 <= Registers && (Bytes == kVectorBytes || NV == 1))
-    return static_cast<Kernel>(sweep_kernel<scalar_t, Bytes, K, NV>);
+  constexpr bool fits = (rows + 1) * NV + 2 <= Registers && (Mode != RowMode::kZipped || NV == 2) &&
+                        (Bytes == kVectorBytes || NV == (Mode == RowMode::kZipped ? 2 : 1));
+  if constexpr (K % 2 == 1 && K > 1 && fits)
+    return static_cast<Kernel>(sweep_kernel<scalar_t, Bytes, Mode, K, NV>);
   return static_cast<Kernel>(nullptr);
 }
 template <class scalar_t, int Bytes, int Registers, int NV, int... I>
@@ -255,10 +258,13 @@ constexpr void fill_row_tiles(Kernels<scalar_t>& k, std::integer_sequence<int, I
   constexpr int half = Bytes < kVectorBytes;
   constexpr RowMode modes[] = {RowMode::kPlain, RowMode::kPairs, RowMode::kZipped};
   auto& tiles = k.row_kernel[half];
+  auto& sweeps = k.sweep_kernel[half];
   ((tiles[0][NV][I + 1] = row_tile_kernel<scalar_t, Bytes, Registers, modes[0], NV, I + 1>()), ...);
   ((tiles[1][NV][I + 1] = row_tile_kernel<scalar_t, Bytes, Registers, modes[1], NV, I + 1>()), ...);
   ((tiles[2][NV][I + 1] = row_tile_kernel<scalar_t, Bytes, Registers, modes[2], NV, I + 1>()), ...);
-  ((k.sweep_kernel[half][I + 1][NV] = row_sweep_kernel<scalar_t, Bytes, Registers, I + 1, NV>()), ...);
+  ((sweeps[0][I + 1][NV] = row_sweep_kernel<scalar_t, Bytes, Registers, modes[0], NV, I + 1>()), ...);
+  ((sweeps[1][I + 1][NV] = row_sweep_kernel<scalar_t, Bytes, Registers, modes[1], NV, I + 1>()), ...);
+  ((sweeps[2][I + 1][NV] = row_sweep_kernel<scalar_t, Bytes, Registers, modes[2], NV, I + 1>()), ...);
 }
 template <class scalar_t, int Registers, int KH, int... I>
 constexpr void fill_row_weights(Kernels<scalar_t>& k, std::integer_sequence<int, I...>) {

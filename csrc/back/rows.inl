@@ -136,92 +136,170 @@ __attribute__((noinline)) void row_kernel(const RowProblem<scalar_t>& p) {
   }
 }
 
-// The row at x with the kernel rows Low ... High; acc[k] is the result that takes it with kernel row k.
-template <int K, int Low, int High, int Bytes, int NV, class scalar_t, class Weight>
-TCE_INLINE void sweep_row(const scalar_t* x, const int64_t* taps, const uint16_t (*lanes)[NV], const Weight* w,
-                          Vec<scalar_t, Bytes> (*acc)[NV]) {
+// A row of the source for all results that take it, each with a kernel row of its own: result q with kernel row
+// Phase + Step * q, Low <= q <= High.
+template <int K, int Step, int Phase, int Low, int High, int Bytes, int NV, class scalar_t, class Weight>
+TCE_INLINE void sweep_row(const scalar_t* x, const int64_t* taps, const uint16_t (*lanes)[Step * NV],
+                          const Weight* w, Vec<scalar_t, Bytes> (*acc)[NV]) {
+  using V = Vec<scalar_t, Bytes>;
   constexpr int L = kLanes<scalar_t, Bytes>;
-  TCE_UNROLL
-  for (int u = 0; u < K; ++u) {
-    Vec<scalar_t, Bytes> xv[NV];
+  constexpr auto all = std::make_integer_sequence<int, L>();
+  constexpr int last = (K - 1 - Phase) / Step, high = High < last ? High : last;
+  const auto add = [&](const V* xv, int u) {
     TCE_UNROLL
-    for (int v = 0; v < NV; ++v) xv[v] = load_lanes<Bytes>(x + taps[u] + v * L, lanes[u][v]);
-    TCE_UNROLL
-    for (int k = Low; k <= High; ++k) {
+    for (int q = Low; q <= high; ++q) {
       TCE_UNROLL
-      for (int v = 0; v < NV; ++v) acc[k][v] += xv[v] * w[k * K + u];
+      for (int v = 0; v < NV; ++v) acc[q][v] += xv[v] * w[(Phase + Step * q) * K + u];
     }
+  };
+  TCE_UNROLL
+  for (int t = 0; t < (K + Step - 1) / Step; ++t) {
+    V even[NV], odd[NV];
+    TCE_UNROLL
+    for (int v = 0; v < NV; ++v) {
+      even[v] = load_lanes<Bytes>(x + taps[t] + Step * v * L, lanes[t][Step * v]);
+      if constexpr (Step == 2) {
+        const V high_half = load_lanes<Bytes>(x + taps[t] + (2 * v + 1) * L, lanes[t][Step * v + 1]);
+        odd[v] = odd_lanes(even[v], high_half, all);
+        even[v] = even_lanes(even[v], high_half, all);
+      }
+    }
+    add(even, Step * t);
+    if (Step == 2 && 2 * t + 1 < K) add(odd, 2 * t + 1);
   }
 }
 
-template <int K, int Bytes, int NV, class scalar_t, int... I>
+// Weights of a small kernel stay in registers, those of others are operands of the FMAs.
+template <int K, class V, class scalar_t>
+TCE_INLINE auto sweep_weights(const scalar_t* w, V* copies) {
+  if constexpr (kVectorBytes == 64 && K == 3) {
+    TCE_UNROLL
+    for (int i = 0; i < K * K; ++i) copies[i] = V{} + w[i];
+    return static_cast<const V*>(copies);
+  } else {
+    return w;
+  }
+}
+
+// Step: source rows, and columns, from a result to the next.
+template <int K, int Step, int Bytes, int NV, class scalar_t, int... I>
 TCE_INLINE void sweep_plane(const RowProblem<scalar_t>& p, const scalar_t* x, const scalar_t* weights,
                             scalar_t start, scalar_t* result, std::integer_sequence<int, I...>) {
   using V = Vec<scalar_t, Bytes>;
-  constexpr int L = kLanes<scalar_t, Bytes>;
-  int64_t taps[K];
-  uint16_t lanes[K][NV];
+  constexpr int L = kLanes<scalar_t, Bytes>, T = (K + Step - 1) / Step;
+  int64_t taps[T];
+  uint16_t lanes[T][Step * NV];
   TCE_UNROLL
-  for (int u = 0; u < K; ++u) {
-    taps[u] = p.taps[u].x;
+  for (int t = 0; t < T; ++t) {
+    taps[t] = p.taps[t].x;
     TCE_UNROLL
-    for (int v = 0; v < NV; ++v) lanes[u][v] = p.taps[u].lanes[v];
+    for (int v = 0; v < Step * NV; ++v) lanes[t][v] = p.taps[t].lanes[v];
   }
-  // Weights of a small kernel stay in registers, those of others are operands of the FMAs.
-  constexpr bool kept = kVectorBytes == 64 && K == 3;
-  using Weight = std::conditional_t<kept, V, scalar_t>;
-  Weight copies[kept ? K * K : 1];
-  const Weight* w;
-  if constexpr (kept) {
-    TCE_UNROLL
-    for (int i = 0; i < K * K; ++i) copies[i] = V{} + weights[i];
-    w = copies;
-  } else {
-    w = weights;
-  }
+  V copies[K * K];
+  const auto* w = sweep_weights<K>(weights, copies);
   const int64_t begin = p.segments->begin, end = p.segments->end, rows = p.tiles;
   const int64_t x_row = p.x_row, result_row = p.result_row;
   const bool accumulate = p.accumulate;
   const int last = static_cast<int>(p.cols - (NV - 1) * L);
-  V acc[K][NV] = {};
-  const auto next = [&] {
+  V acc[T][NV] = {};  // [q]: the result q rows above the one that begins
+  const auto begin_row = [&] {
     TCE_UNROLL
-    for (int k = K - 1; k > 0; --k) {
+    for (int q = T - 1; q > 0; --q) {
       TCE_UNROLL
-      for (int v = 0; v < NV; ++v) acc[k][v] = acc[k - 1][v];
+      for (int v = 0; v < NV; ++v) acc[q][v] = acc[q - 1][v];
     }
     TCE_UNROLL
     for (int v = 0; v < NV; ++v) acc[0][v] = V{};
   };
-  const auto finish = [&] {
+  const auto finish_row = [&] {
     TCE_UNROLL
     for (int v = 0; v < NV; ++v) {
       const int n = v == NV - 1 ? last : L;
       const V before = accumulate ? load_lanes<Bytes>(result + v * L, (1u << n) - 1) : V{} + start;
-      store_partial(result + v * L, acc[K - 1][v] + before, n);
+      store_partial(result + v * L, acc[T - 1][v] + before, n);
     }
     result += result_row;
   };
-  const auto inside = [&](int64_t i) { return begin <= i && i < end; };
+  const auto add_rows = [&](int64_t m, auto low, auto high) {
+    begin_row();
+    const int64_t i = Step * m;
+    if (begin <= i && i < end) sweep_row<K, Step, 0, low, high, Bytes, NV>(x, taps, lanes, w, acc);
+    x += x_row;
+    if constexpr (Step == 2) {
+      if (begin <= i + 1 && i + 1 < end) sweep_row<K, Step, 1, low, high, Bytes, NV>(x, taps, lanes, w, acc);
+      x += x_row;
+    }
+  };
   // Before the first result is complete, and after the last has begun.
-  ((next(), inside(I) ? sweep_row<K, 0, I, Bytes, NV>(x, taps, lanes, w, acc) : void(), x += x_row), ...);
-  for (int64_t i = K - 1; i < rows; ++i, x += x_row) {
-    next();
-    if (inside(i)) sweep_row<K, 0, K - 1, Bytes, NV>(x, taps, lanes, w, acc);
-    finish();
+  (add_rows(I, std::integral_constant<int, 0>(), std::integral_constant<int, I>()), ...);
+  for (int64_t m = T - 1; m < rows; ++m) {
+    add_rows(m, std::integral_constant<int, 0>(), std::integral_constant<int, T - 1>());
+    finish_row();
   }
-  ((next(), inside(rows + I) ? sweep_row<K, I + 1, K - 1, Bytes, NV>(x, taps, lanes, w, acc) : void(),
-    finish(), x += x_row),
+  ((add_rows(rows + I, std::integral_constant<int, I + 1>(), std::integral_constant<int, T - 1>()),
+    finish_row()),
    ...);
 }
 
-template <class scalar_t, int Bytes, int K, int NV>
+// kZipped: a row of the source adds to K rows of the result; then the first two of them are complete.
+template <int K, int Bytes, class scalar_t>
+TCE_INLINE void zipped_sweep_plane(const RowProblem<scalar_t>& p, const scalar_t* x, const scalar_t* weights,
+                                   scalar_t start, scalar_t* result) {
+  using V = Vec<scalar_t, Bytes>;
+  constexpr int L = kLanes<scalar_t, Bytes>;
+  constexpr auto all = std::make_integer_sequence<int, L>();
+  int64_t taps[K];
+  uint16_t lanes[K];
+  for (int t = 0; t < K; ++t) taps[p.taps[t].w] = p.taps[t].x, lanes[p.taps[t].w] = p.taps[t].lanes[0];
+  V copies[K * K];
+  const auto* w = sweep_weights<K>(weights, copies);
+  const bool odd_first = p.taps[0].w % 2 == 1;  // the even results read with odd kernel columns
+  const bool accumulate = p.accumulate;
+  const int low_lanes = static_cast<int>(p.cols < L ? p.cols : L), high_lanes = static_cast<int>(p.cols) - low_lanes;
+  int64_t row = -p.skip;
+  result -= p.skip * p.result_row;
+  V acc[K][2] = {};  // [k]: with the even, the odd kernel columns
+  for (int64_t i = 0; i < p.segments->rows; ++i, x += p.x_row) {
+    if (p.segments->begin <= i && i < p.segments->end) {
+      TCE_UNROLL
+      for (int u = 0; u < K; ++u) {
+        const V xv = load_lanes<Bytes>(x + taps[u], lanes[u]);
+        TCE_UNROLL
+        for (int k = 0; k < K; ++k) acc[k][u % 2] += xv * w[k * K + u];
+      }
+    }
+    TCE_UNROLL
+    for (int k = 0; k < 2; ++k, ++row, result += p.result_row) {
+      if (row < 0 || row >= p.tiles) continue;
+      const V even = odd_first ? acc[k][1] : acc[k][0], odd = odd_first ? acc[k][0] : acc[k][1];
+      V low = zip_low(even, odd, all), high = zip_high(even, odd, all);
+      low += accumulate ? load_lanes<Bytes>(result, (1u << low_lanes) - 1) : V{} + start;
+      store_partial(result, low, low_lanes);
+      high += accumulate ? load_lanes<Bytes>(result + L, (1u << high_lanes) - 1) : V{} + start;
+      store_partial(result + L, high, high_lanes);
+    }
+    TCE_UNROLL
+    for (int k = 0; k < K; ++k) {
+      acc[k][0] = k + 2 < K ? acc[k + 2 < K ? k + 2 : 0][0] : V{};
+      acc[k][1] = k + 2 < K ? acc[k + 2 < K ? k + 2 : 0][1] : V{};
+    }
+  }
+}
+
+template <class scalar_t, int Bytes, RowMode Mode, int K, int NV>
 __attribute__((noinline)) void sweep_kernel(const RowProblem<scalar_t>& p) {
+  constexpr int step = Mode == RowMode::kPairs ? 2 : 1;
   for (int64_t plane = 0; plane < p.planes; ++plane) {
-    sweep_plane<K, Bytes, NV>(p, p.x + p.segments->x + plane * p.x_plane,
-                              p.w + p.segments->w + plane * p.w_plane,
-                              p.start ? p.start[plane * p.start_plane] : scalar_t(0),
-                              p.result + plane * p.result_plane, std::make_integer_sequence<int, K - 1>());
+    const scalar_t* x = p.x + p.segments->x + plane * p.x_plane;
+    const scalar_t* w = p.w + p.segments->w + plane * p.w_plane;
+    const scalar_t start = p.start ? p.start[plane * p.start_plane] : scalar_t(0);
+    scalar_t* result = p.result + plane * p.result_plane;
+    if constexpr (Mode == RowMode::kZipped) {
+      zipped_sweep_plane<K, Bytes>(p, x, w, start, result);
+    } else {
+      sweep_plane<K, step, Bytes, NV>(p, x, w, start, result,
+                                      std::make_integer_sequence<int, (K + step - 1) / step - 1>());
+    }
   }
 }
 

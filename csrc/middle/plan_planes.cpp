@@ -276,8 +276,10 @@ double plan_rows_correlation(Plan& plan, const Kernels<scalar_t>& k) {
   const auto& row_kernel = half ? half_kernels : kernels;
   for (plan.nv = kMaxVectors; !row_kernel[plan.nv][3];) --plan.nv;
   if (mode != RowMode::kZipped) plan.nv = static_cast<int>(balanced(vectors, plan.nv));
-  const auto& sweeps = k.sweep_kernel[half][g.kH == g.kW && g.kH <= kMaxSweep ? g.kH : 0];
-  if (mode == RowMode::kPlain && s.C == 1 && sweeps[1])
+  const auto& sweeps =
+      k.sweep_kernel[half][static_cast<int>(mode)][g.kH == g.kW && g.kH <= kMaxSweep ? g.kH : 0];
+  if (s.C == 1 && mode == RowMode::kPairs && sweeps[1]) plan.nv = static_cast<int>(balanced(vectors, kMaxVectors));
+  if (s.C == 1 && mode != RowMode::kZipped && sweeps[1])
     while (!sweeps[plan.nv]) --plan.nv;
   for (plan.mr = kMaxTileRows; !row_kernel[plan.nv][plan.mr];) --plan.mr;
   const int64_t width = width_bound(s.w, plan.cols), slack = kMaxVectors * k.lanes;

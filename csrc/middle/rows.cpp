@@ -37,7 +37,7 @@ struct Chain {
   int64_t k, k_step, count;
 };
 
-// Row tiles with the same terms, one below the other; or (mr = 0) `count` rows in a sweep.
+// Row tiles with the same terms, one below the other. Of a sweep: `count` rows.
 struct Tiles {
   int64_t first, mr, count;
   std::vector<RowSegment> segments;
@@ -49,14 +49,17 @@ struct Part {
   std::vector<RowTap> taps;
 };
 
-// One pair of phases (kZipped: both column phases) and some of its row taps.
+// One pair of phases (kZipped: both column phases, in a sweep all four) and some of its row taps.
 struct Job {
-  RowMode mode;
   size_t fh, fw;
   KRange jh, jw;
-  bool first;   // of its phases
-  int64_t way;  // from a result to the next: 1, or -1 from the last one up
-  int64_t w_row, width, second_width;
+  bool first;              // of its phases
+  int64_t sweep;           // K of the sweep, or 0
+  int64_t way;             // from a result to the next: 1, or -1 from the last one up
+  int64_t row, row_step;   // row of the first result, and from it to the next
+  int64_t x_row, w_row;    // from a row of the window, of the kernel to the next, in elements
+  int64_t skip;
+  int64_t width, second_width;
   std::vector<Part> parts;
   std::vector<Tiles> tiles;
 };
@@ -103,7 +106,11 @@ class Worker {
     }
     source_ = scratch_.take_bytes<scalar_t>(plan.source_bytes);
     tiles_ = scratch_.take_bytes<scalar_t>(plan.tile_bytes);
-    x_row_ = packs_ ? cols_.length : row_axis_.source_step * c.source.stride[2];
+    mode_ = packs_                ? RowMode::kPlain
+            : cols.source_step > 1 ? RowMode::kPairs
+            : cols.out_step > 1    ? RowMode::kZipped
+                                   : RowMode::kPlain;
+    if (mode_ == RowMode::kZipped && add_zipped_sweep()) return;
     for (size_t fh = 0; fh < rows.phases.size(); ++fh) {
       for (size_t fw = 0; fw < (packs_ ? cols.phases.size() : 1); ++fw) add_jobs(fh, fw);
     }
@@ -145,17 +152,17 @@ class Worker {
   void add_jobs(size_t fh, size_t fw) {
     Job job = {};
     job.fh = fh, job.fw = fw;
-    job.mode = packs_                      ? RowMode::kPlain
-               : col_axis_.source_step > 1 ? RowMode::kPairs
-               : col_axis_.out_step > 1    ? RowMode::kZipped
-                                           : RowMode::kPlain;
     job.jh = phase_range(static_cast<int64_t>(fh), row_axis_.out_step, item_.row_first, item_.row_last);
     job.jw = phase_range(static_cast<int64_t>(fw), col_axis_.out_step, item_.col_first, item_.col_last);
     if (job.jh.end <= job.jh.begin || job.jw.end <= job.jw.begin) return;
     add_parts(job);
     const std::vector<Tap>& taps = row_axis_.phases[fh].taps;
     job.way = taps.size() > 1 && taps[1].source < taps[0].source ? -1 : 1;
+    job.row = static_cast<int64_t>(fh) + (job.way > 0 ? job.jh.begin : job.jh.end - 1) * row_axis_.out_step;
+    job.row_step = job.way * row_axis_.out_step;
+    job.x_row = job.way * (packs_ ? cols_.length : row_axis_.source_step * c_.source.stride[2]);
     job.first = true;
+    if (add_sweep(job)) return;
     size_t t0 = 0;
     do {  // at least once: without taps the result is the bias
       const size_t t1 = std::min(taps.size(), t0 + static_cast<size_t>(plan_.kh_block));
@@ -167,16 +174,16 @@ class Worker {
   }
 
   void add_parts(Job& job) const {
-    const int64_t cols = job.mode == RowMode::kZipped ? item_.col_last - item_.col_first : job.jw.end - job.jw.begin;
+    const int64_t cols = mode_ == RowMode::kZipped ? item_.col_last - item_.col_first : job.jw.end - job.jw.begin;
     const int64_t vectors = ceil_div(cols, lanes_), parts = ceil_div(vectors, plan_.nv);
     for (int64_t i = 0; i < parts; ++i) {
       Part part = {};
       int64_t first = part_start(vectors, parts, i), last = part_start(vectors, parts, i + 1);
-      if (job.mode == RowMode::kZipped) first = 2 * i, last = first + 2;
+      if (mode_ == RowMode::kZipped) first = 2 * i, last = first + 2;
       part.vectors = last - first;
       part.result = first * lanes_;
       part.cols = std::min(cols, last * lanes_) - first * lanes_;
-      part.x = (job.mode == RowMode::kZipped ? part.result / 2 : part.result) + job.jw.begin;
+      part.x = (mode_ == RowMode::kZipped ? part.result / 2 : part.result) + job.jw.begin;
       part.x *= packs_ ? 1 : col_axis_.source_step;
       add_taps(job, part);
       job.parts.push_back(std::move(part));
@@ -193,7 +200,7 @@ class Worker {
           if (packs_ || (column >= 0 && column < c_.source_w)) part.taps.back().lanes[v] |= 1 << l;
         }
     };
-    if (job.mode == RowMode::kPairs) {
+    if (mode_ == RowMode::kPairs) {
       std::vector<Tap> single;
       for (size_t t = 0; t < taps.size(); ++t) {
         if (t + 1 < taps.size() && taps[t + 1].source == taps[t].source + 1) {
@@ -207,7 +214,7 @@ class Worker {
     } else {
       for (size_t t = 0; t < taps.size(); ++t) add(taps[t], packs_ ? cols_.start[job.fw][t] : taps[t].source);
       job.width = static_cast<int64_t>(part.taps.size());
-      if (job.mode == RowMode::kZipped && col_axis_.phases.size() > 1)
+      if (mode_ == RowMode::kZipped && col_axis_.phases.size() > 1)
         for (const Tap& tap : col_axis_.phases[1].taps) add(tap, tap.source);
     }
     job.second_width = static_cast<int64_t>(part.taps.size()) - job.width;
@@ -256,10 +263,6 @@ class Worker {
       if (chain.count > 1) job.w_row = chain.k_step * c_.weight.kh;
     }
     const int64_t rows = job.jh.end - job.jh.begin;
-    if (sweeps(job, chains)) {
-      job.tiles.push_back({0, 0, rows, {make_segment(job, chains[0], 0, rows)}});
-      return;
-    }
     bool inner = false;  // the tiles before: all terms of the window lie in the image
     for (int64_t first = 0; first < rows;) {
       const int64_t left = rows - first;
@@ -282,29 +285,89 @@ class Worker {
 
   // For `count` results from `first` on, counted the job's way.
   RowSegment make_segment(const Job& job, const Chain& chain, int64_t first, int64_t count) const {
-    const int64_t step = row_axis_.source_step, window = chain.count + count - 1;
     const int64_t j = job.way > 0 ? job.jh.begin + first : job.jh.end - 1 - first;
-    const int64_t source = chain.source + j * step;  // window row i reads source row source + way * i * step
-    const int64_t begin = job.way > 0 ? ceil_div(-source, step) : ceil_div(source - c_.source_h + 1, step);
-    const int64_t end = job.way > 0 ? ceil_div(c_.source_h - source, step) : floor_div(source, step) + 1;
-    const int64_t x = packs_ ? (chain.position + j) * x_row_ : source * c_.source.stride[2];
-    const int64_t from = std::clamp<int64_t>(begin, 0, window);
-    return {x, chain.k * c_.weight.kh, static_cast<int32_t>(chain.count), static_cast<int32_t>(from),
-            static_cast<int32_t>(std::clamp(end, from, window))};
+    const int64_t source = chain.source + j * row_axis_.source_step;
+    const KRange rows = inside(source, job.way * row_axis_.source_step, chain.count + count - 1);
+    const int64_t x = packs_ ? (chain.position + j) * cols_.length : source * c_.source.stride[2];
+    return {x, chain.k * c_.weight.kh, static_cast<int32_t>(chain.count), static_cast<int32_t>(rows.begin),
+            static_cast<int32_t>(rows.end)};
   }
 
-  // Whether a sweep computes the job: the same sums in the same order.
-  bool sweeps(const Job& job, const std::vector<Chain>& chains) const {
-    const int64_t k = job.width;
-    if (job.mode != RowMode::kPlain || c_.C != 1 || chains.size() != 1 || chains[0].count != k ||
-        k > kMaxSweep || job.w_row != k || job.jh.end - job.jh.begin < k - 1) {
+  // The i < window whose source rows, source + i * step, lie in the image.
+  KRange inside(int64_t source, int64_t step, int64_t window) const {
+    const int64_t begin = step > 0 ? ceil_div(-source, step) : ceil_div(source - c_.source_h + 1, -step);
+    const int64_t end = step > 0 ? ceil_div(c_.source_h - source, step) : floor_div(source, -step) + 1;
+    const int64_t from = std::clamp<int64_t>(begin, 0, window);
+    return {from, std::clamp(end, from, window)};
+  }
+
+  // Depthwise, with a K x K kernel whose elements follow each other, all in one block.
+  bool may_sweep(const Job& job) const {
+    const int64_t k = c_.kH;
+    if (packs_ || c_.C != 1 || k != c_.kW || k > std::min<int64_t>(kMaxSweep, plan_.kh_block) ||
+        c_.weight.kw != 1 || c_.weight.kh != k) {
       return false;
     }
-    for (const Part& part : job.parts) {
-      if (!kernels_.sweep_kernel[half_][k][part.vectors]) return false;
-      for (int64_t u = 0; u < k; ++u)
-        if (part.taps[u].w != u) return false;
+    return std::all_of(job.parts.begin(), job.parts.end(), [&](const Part& part) {
+      return kernels_.sweep_kernel[half_][static_cast<int>(mode_)][k][part.vectors] != nullptr;
+    });
+  }
+
+  // As a sweep, if the kernel's rows read neighbouring rows of the source.
+  bool add_sweep(Job& job) {
+    const std::vector<Tap>& taps = row_axis_.phases[job.fh].taps;
+    const int64_t k = c_.kH, rows = job.jh.end - job.jh.begin, step = mode_ == RowMode::kPairs ? 2 : 1;
+    if (mode_ == RowMode::kZipped || static_cast<int64_t>(taps.size()) != k || rows < k - 1 || k < 2 ||
+        row_axis_.source_step % step != 0 ||
+        job.width != k / step || job.second_width != k % step || !may_sweep(job)) {
+      return false;
     }
+    const int64_t unit = job.way * row_axis_.source_step / step;
+    for (size_t t = 1; t < taps.size(); ++t)
+      if (taps[t].source != taps[t - 1].source + unit) return false;
+    const int64_t j = job.way > 0 ? job.jh.begin : job.jh.end - 1;
+    const int64_t source = taps[0].source + j * row_axis_.source_step;
+    const KRange window = inside(source, unit, (rows - 1) * step + k);
+    job.x_row = unit * c_.source.stride[2];
+    job.sweep = k;
+    job.tiles.push_back({0, 0, rows, {{source * c_.source.stride[2], 0, static_cast<int32_t>(k),
+                                       static_cast<int32_t>(window.begin), static_cast<int32_t>(window.end)}}});
+    jobs_.push_back(job);
+    return true;
+  }
+
+  // All four pairs of phases as one sweep: result row 2 s - padding + k takes source row s with kernel row k.
+  bool add_zipped_sweep() {
+    Job job = {};
+    job.jw = phase_range(0, 2, item_.col_first, item_.col_last);
+    if (row_axis_.out_step != 2 || row_axis_.phases.size() != 2 || col_axis_.phases.size() != 2) return false;
+    add_parts(job);
+    if (job.width == 0 || job.second_width == 0 || !may_sweep(job)) return false;
+    const auto padding_of = [](size_t f, const Tap& tap) {
+      return 2 * tap.source + tap.k - static_cast<int64_t>(f);
+    };
+    const int64_t k = c_.kH;
+    for (const Axis* axis : {&row_axis_, &col_axis_}) {  // dilation 1
+      for (size_t f = 0; f < 2; ++f) {
+        if (axis->phases[f].taps.empty()) return false;
+        for (const Tap& tap : axis->phases[f].taps)
+          if (padding_of(f, tap) != padding_of(0, axis->phases[0].taps[0])) return false;
+      }
+    }
+    const int64_t padding = padding_of(0, row_axis_.phases[0].taps[0]);
+    const int64_t first = ceil_div(item_.row_first + padding - k + 1, 2);
+    const int64_t rows = floor_div(item_.row_last - 1 + padding, 2) + 1 - first;
+    const KRange window = inside(first, 1, rows);
+    job.first = true;
+    job.sweep = k;
+    job.way = job.row_step = 1;
+    job.row = item_.row_first;
+    job.x_row = c_.source.stride[2];
+    job.skip = item_.row_first - (2 * first - padding);
+    job.tiles.push_back({0, 0, item_.row_last - item_.row_first,
+                         {{first * c_.source.stride[2], 0, static_cast<int32_t>(rows),
+                           static_cast<int32_t>(window.begin), static_cast<int32_t>(window.end)}}});
+    jobs_.push_back(job);
     return true;
   }
 
@@ -312,15 +375,13 @@ class Worker {
   void run_job(const Job& job, const scalar_t* source, int64_t g, int64_t count, int64_t o, int64_t c0,
                int64_t channels) {
     const auto [sn, sc, sh, sw] = c_.out.stride;
-    const int64_t row = static_cast<int64_t>(job.fh) +
-                        (job.way > 0 ? job.jh.begin : job.jh.end - 1) * row_axis_.out_step;
     RowProblem<scalar_t> tile = {};
     scalar_t* result = tiles_ + tile_of(o) +
-                       (static_cast<int64_t>(job.fw) * out_h_ + row - item_.row_first) * width_ +
+                       (static_cast<int64_t>(job.fw) * out_h_ + job.row - item_.row_first) * width_ +
                        job.jw.begin - j_first_;
     int64_t result_row = width_;
     if (in_place_) {
-      result = c_.out.data + item_.n * sn + (g * c_.O + o) * sc + row * sh + item_.col_first;
+      result = c_.out.data + item_.n * sn + (g * c_.O + o) * sc + job.row * sh + item_.col_first;
       result_row = sh;
     }
     const auto& weight = c_.weight;
@@ -331,15 +392,16 @@ class Worker {
     tile.w_plane = c_.weight_group;
     tile.start = c_.bias ? c_.bias + g * c_.O + o : nullptr;
     tile.start_plane = c_.O;
-    tile.x_row = x_row_ * job.way;
+    tile.x_row = job.x_row;
     tile.x_outer = packs_ ? rows_.length * cols_.length : c_.source.stride[1];
     tile.x_plane = c_.C * c_.source.stride[1];
-    tile.result_row = result_row * row_axis_.out_step * job.way;
+    tile.result_row = result_row * job.row_step;
     tile.result_plane = c_.O * sc;
     tile.planes = count;
     tile.outer = channels;
     tile.width = job.width;
     tile.second_width = job.second_width;
+    tile.skip = job.skip;
     tile.accumulate = c0 > 0 || !job.first;
     for (const Tiles& tiles : job.tiles) {
       tile.tiles = tiles.count;
@@ -350,11 +412,10 @@ class Worker {
         tile.taps = part.taps.data();
         tile.result = result + tiles.first * tile.result_row + part.result;
         tile.cols = part.cols;
-        if (tiles.mr == 0) {
-          kernels_.sweep_kernel[half_][job.width][part.vectors](tile);
-        } else {
-          kernels_.row_kernel[half_][static_cast<int>(job.mode)][part.vectors][tiles.mr](tile);
-        }
+        const int mode = static_cast<int>(mode_);
+        const auto kernel = job.sweep ? kernels_.sweep_kernel[half_][mode][job.sweep][part.vectors]
+                                      : kernels_.row_kernel[half_][mode][part.vectors][tiles.mr];
+        kernel(tile);
       }
     }
   }
@@ -398,7 +459,7 @@ class Worker {
   const int64_t j_first_, width_;  // of a row of tiles, in results of a phase
   const bool in_place_, keep_tiles_, half_;
   const int64_t lanes_;
-  int64_t x_row_;  // from a source row of the window to the next
+  RowMode mode_;
   std::vector<Job> jobs_;
   scalar_t *source_, *tiles_;
 };
