@@ -66,8 +66,8 @@ struct RowSegment {
 
 // A kernel column, or (kPairs) two of them.
 struct RowTap {
-  int64_t w;    // element offset of its weights
-  int32_t x;    // element offset of the source that the tile's column 0 reads
+  int64_t w;  // element offset of its weights
+  int32_t x;  // element offset of the source that the tile's column 0 reads
   // The lanes of the tile's vectors that read inside the image; of the others nothing is read, and the source
   // is zero. kPairs: of loaded vectors, two for each of the tile's.
   uint16_t lanes[2 * 4];
@@ -88,7 +88,7 @@ struct RowTap {
 //
 // The same for a kernel of K x K elements whose weights follow each other: a sweep down the plane, which loads
 // each source row once. `tiles` counts rows of the result, x_row is the way to the next row of the source, and
-// there is one segment.
+// there is one segment; w_row is K or -K.
 //
 //   kPlain, kPairs   window row i reaches result row r with kernel row i - r (kPairs: i - 2 r, and the first
 //                    of the K - 1 rows above); tiles >= K - 1

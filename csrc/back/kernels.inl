@@ -248,6 +248,7 @@ constexpr auto row_sweep_kernel() {
   constexpr int rows = Mode == RowMode::kPairs ? (K + 1) / 2 + 1 : K;
   using Kernel = void (*)(const RowProblem<scalar_t>&);
   constexpr bool fits = (rows + 1) * NV + 2 <= Registers && (Mode != RowMode::kZipped || NV == 2) &&
+                        (Mode != RowMode::kPairs || NV <= 2) &&
                         (Bytes == kVectorBytes || NV == (Mode == RowMode::kZipped ? 2 : 1));
   if constexpr (K % 2 == 1 && K > 1 && fits)
     return static_cast<Kernel>(sweep_kernel<scalar_t, Bytes, Mode, K, NV>);

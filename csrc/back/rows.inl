@@ -58,9 +58,8 @@ TCE_INLINE void add_window_row(const RowProblem<scalar_t>& p, const scalar_t* x,
     if constexpr (Mode == RowMode::kPairs) {
       TCE_UNROLL
       for (int v = 0; v < NV; ++v) {
-        const V even =
-            even_lanes(load_lanes<Bytes>(xt + 2 * v * L, tap->lanes[2 * v]),
-                       load_lanes<Bytes>(xt + (2 * v + 1) * L, tap->lanes[2 * v + 1]), lanes);
+        const V even = even_lanes(load_lanes<Bytes>(xt + 2 * v * L, tap->lanes[2 * v]),
+                                  load_lanes<Bytes>(xt + (2 * v + 1) * L, tap->lanes[2 * v + 1]), lanes);
         TCE_UNROLL
         for (int r = Low; r <= High; ++r) acc[r][v] += even * wt[-r * w_row];
       }
@@ -75,16 +74,17 @@ TCE_INLINE void add_window_row(const RowProblem<scalar_t>& p, const scalar_t* x,
 // The first and the last rows of a window feed only some of the tile's rows: 0 ... I, and I + 1 ... MR - 1.
 template <int Bytes, RowMode Mode, int MR, int NV, class scalar_t, int... I>
 TCE_INLINE void add_segment(const RowProblem<scalar_t>& p, const RowSegment& s, const scalar_t* x,
-                            const scalar_t* w, Vec<scalar_t, Bytes> (*acc)[NV], std::integer_sequence<int, I...>) {
+                            const scalar_t* w, Vec<scalar_t, Bytes> (*acc)[NV],
+                            std::integer_sequence<int, I...>) {
   const int begin = s.begin, end = s.end, rows = s.rows;
   ((begin <= I && I < end ? add_window_row<Bytes, Mode, 0, I, NV>(p, x + I * p.x_row, w + I * p.w_row, acc)
                           : void()),
    ...);
   for (int i = begin > MR - 1 ? begin : MR - 1; i < (end < rows ? end : rows); ++i)
     add_window_row<Bytes, Mode, 0, MR - 1, NV>(p, x + i * p.x_row, w + i * p.w_row, acc);
-  ((begin <= rows + I && rows + I < end
-        ? add_window_row<Bytes, Mode, I + 1, MR - 1, NV>(p, x + (rows + I) * p.x_row, w + (rows + I) * p.w_row, acc)
-        : void()),
+  ((begin <= rows + I && rows + I < end ? add_window_row<Bytes, Mode, I + 1, MR - 1, NV>(
+                                              p, x + (rows + I) * p.x_row, w + (rows + I) * p.w_row, acc)
+                                        : void()),
    ...);
 }
 
@@ -97,8 +97,9 @@ TCE_INLINE void row_tile(const RowProblem<scalar_t>& p, const scalar_t* x, const
   for (int64_t o = 0; o < p.outer; ++o) {
     for (int64_t s = 0; s < p.segment_count; ++s) {
       const RowSegment& segment = p.segments[s];
-      add_segment<Bytes, Mode, MR, NV>(p, segment, x + o * p.x_outer + segment.x, w + o * p.w_outer + segment.w, acc,
-                                std::make_integer_sequence<int, MR - 1>());
+      add_segment<Bytes, Mode, MR, NV>(p, segment, x + o * p.x_outer + segment.x,
+                                       w + o * p.w_outer + segment.w, acc,
+                                       std::make_integer_sequence<int, MR - 1>());
     }
   }
   const int64_t stride = p.result_row;
@@ -130,8 +131,8 @@ __attribute__((noinline)) void row_kernel(const RowProblem<scalar_t>& p) {
   for (int64_t plane = 0; plane < p.planes; ++plane) {
     const scalar_t start = p.start ? p.start[plane * p.start_plane] : scalar_t(0);
     for (int64_t i = 0; i < p.tiles; ++i) {
-      row_tile<Bytes, Mode, MR, NV>(p, p.x + plane * p.x_plane + i * MR * p.x_row, p.w + plane * p.w_plane, start,
-                             p.result + plane * p.result_plane + i * MR * p.result_row);
+      row_tile<Bytes, Mode, MR, NV>(p, p.x + plane * p.x_plane + i * MR * p.x_row, p.w + plane * p.w_plane,
+                                    start, p.result + plane * p.result_plane + i * MR * p.result_row);
     }
   }
 }
@@ -169,15 +170,18 @@ TCE_INLINE void sweep_row(const scalar_t* x, const int64_t* taps, const uint16_t
   }
 }
 
-// Weights of a small kernel stay in registers, those of others are operands of the FMAs.
+// The weights [k][u] of a sweep. Those of a small kernel stay in registers, others are operands of the FMAs.
 template <int K, class V, class scalar_t>
-TCE_INLINE auto sweep_weights(const scalar_t* w, V* copies) {
+TCE_INLINE auto sweep_weights(const scalar_t* w, int64_t w_row, V* vectors, scalar_t* copy) {
   if constexpr (kVectorBytes == 64 && K == 3) {
     TCE_UNROLL
-    for (int i = 0; i < K * K; ++i) copies[i] = V{} + w[i];
-    return static_cast<const V*>(copies);
+    for (int i = 0; i < K * K; ++i) vectors[i] = V{} + w[i / K * w_row + i % K];
+    return static_cast<const V*>(vectors);
   } else {
-    return w;
+    if (w_row == K) return w;
+    TCE_UNROLL
+    for (int k = 0; k < K; ++k) __builtin_memcpy(copy + k * K, w + k * w_row, K * sizeof(scalar_t));
+    return static_cast<const scalar_t*>(copy);
   }
 }
 
@@ -195,8 +199,9 @@ TCE_INLINE void sweep_plane(const RowProblem<scalar_t>& p, const scalar_t* x, co
     TCE_UNROLL
     for (int v = 0; v < Step * NV; ++v) lanes[t][v] = p.taps[t].lanes[v];
   }
-  V copies[K * K];
-  const auto* w = sweep_weights<K>(weights, copies);
+  V vectors[K * K];
+  scalar_t copy[K * K];
+  const auto* w = sweep_weights<K>(weights, p.w_row, vectors, copy);
   const int64_t begin = p.segments->begin, end = p.segments->end, rows = p.tiles;
   const int64_t x_row = p.x_row, result_row = p.result_row;
   const bool accumulate = p.accumulate;
@@ -251,11 +256,13 @@ TCE_INLINE void zipped_sweep_plane(const RowProblem<scalar_t>& p, const scalar_t
   int64_t taps[K];
   uint16_t lanes[K];
   for (int t = 0; t < K; ++t) taps[p.taps[t].w] = p.taps[t].x, lanes[p.taps[t].w] = p.taps[t].lanes[0];
-  V copies[K * K];
-  const auto* w = sweep_weights<K>(weights, copies);
+  V vectors[K * K];
+  scalar_t copy[K * K];
+  const auto* w = sweep_weights<K>(weights, p.w_row, vectors, copy);
   const bool odd_first = p.taps[0].w % 2 == 1;  // the even results read with odd kernel columns
   const bool accumulate = p.accumulate;
-  const int low_lanes = static_cast<int>(p.cols < L ? p.cols : L), high_lanes = static_cast<int>(p.cols) - low_lanes;
+  const int low_lanes = static_cast<int>(p.cols < L ? p.cols : L),
+            high_lanes = static_cast<int>(p.cols) - low_lanes;
   int64_t row = -p.skip;
   result -= p.skip * p.result_row;
   V acc[K][2] = {};  // [k]: with the even, the odd kernel columns

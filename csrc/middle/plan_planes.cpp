@@ -198,7 +198,9 @@ double plan_lanewise_correlation(Plan& plan, const Kernels<scalar_t>& k) {
   const Move move = lanewise_move(plan);
   const double terms = static_cast<double>(s.C * taps) / static_cast<double>(s.h.out_step * s.w.out_step);
   const double sums = (step * terms + 5) * lane_use * static_cast<double>(s.O * s.out_h * s.out_w);
-  if (!plan.spread) return sums + plane_cycles(plan, move, move);
+  // Planes are transposed in blocks, row by row; what a block costs by itself counts for small images (measured).
+  const double block = plan.layout.channels_inner ? 0 : 40 * static_cast<double>(s.O);
+  if (!plan.spread) return sums + block + plane_cycles(plan, move, move);
   // Each source channel is spread for every result channel of its group.
   return sums + static_cast<double>(s.O) * plane_cycles(plan, kCopied, kInPlace);
 }
@@ -249,6 +251,26 @@ double plan_lanewise(Plan& plan, const Kernels<scalar_t>& k) {
 
 namespace {
 
+// A sweep: an FMA for each kernel element and vector of columns, but for kernel rows outside the image
+// (measured on Zen 4, for vectors of half the length, too).
+template <class scalar_t>
+double sweep_cycles(const Plan& plan, const Kernels<scalar_t>& k, RowMode mode, int64_t vectors) {
+  const ConvGeometry& g = plan.geometry;
+  int64_t terms = 0;  // pairs of a kernel row and a row of Y that meet inside the image
+  for (int64_t kh = 0; kh < g.kH; ++kh) {
+    const int64_t source = kh * g.dilation_h - g.padding_h;
+    const int64_t first = std::clamp<int64_t>(ceil_div(-source, g.stride_h), 0, g.oH);
+    terms += std::clamp(ceil_div(g.iH - source, g.stride_h), first, g.oH) - first;
+  }
+  const double length = plan.lanes < k.lanes ? 0.7 : 1.0, v = static_cast<double>(vectors);
+  const double rows = static_cast<double>(g.iH), kw = static_cast<double>(g.kW);
+  double sums = 1.22 / k.fma_per_cycle * static_cast<double>(terms) * kw;
+  if (mode == RowMode::kPairs) sums += 0.8 * rows * kw;
+  if (mode == RowMode::kZipped) sums = sums / 2 + 6 * rows;
+  return static_cast<double>(g.Ci * g.Co) * (length * v * (sums + rows) + 15) +
+         plane_cycles(plan, kRead, kRead);
+}
+
 template <class scalar_t>
 double plan_rows_correlation(Plan& plan, const Kernels<scalar_t>& k) {
   const ConvGeometry& g = plan.geometry;
@@ -278,8 +300,10 @@ double plan_rows_correlation(Plan& plan, const Kernels<scalar_t>& k) {
   if (mode != RowMode::kZipped) plan.nv = static_cast<int>(balanced(vectors, plan.nv));
   const auto& sweeps =
       k.sweep_kernel[half][static_cast<int>(mode)][g.kH == g.kW && g.kH <= kMaxSweep ? g.kH : 0];
-  if (s.C == 1 && mode == RowMode::kPairs && sweeps[1]) plan.nv = static_cast<int>(balanced(vectors, kMaxVectors));
-  if (s.C == 1 && mode != RowMode::kZipped && sweeps[1])
+  const bool sweep = in_place && s.C == 1 && sweeps[mode == RowMode::kZipped ? 2 : 1] &&
+                     g.stride_h == (mode == RowMode::kPlain ? 1 : 2) &&
+                     (mode == RowMode::kPlain || (g.dilation_h == 1 && g.dilation_w == 1));
+  if (sweep)
     while (!sweeps[plan.nv]) --plan.nv;
   for (plan.mr = kMaxTileRows; !row_kernel[plan.nv][plan.mr];) --plan.mr;
   const int64_t width = width_bound(s.w, plan.cols), slack = kMaxVectors * k.lanes;
@@ -298,6 +322,7 @@ double plan_rows_correlation(Plan& plan, const Kernels<scalar_t>& k) {
   plan.scratch_bytes = plan.source_bytes + plan.tile_bytes;
   if (plan.source_bytes > 4 * kSourceBytes || plan.tile_bytes > 4 * kTileBytes) return kNever;
 
+  if (sweep) return sweep_cycles(plan, k, mode, vectors);
   // A tile: every row of its window is loaded once for each kernel column, and feeds as many rows as it has
   // taps on.
   const double chains = static_cast<double>(std::clamp<int64_t>(s.h.taps, 1, s.h.source_step));
@@ -309,12 +334,14 @@ double plan_rows_correlation(Plan& plan, const Kernels<scalar_t>& k) {
   const double window = taps_h + chains * (mr - 1);
   const double row = std::max({taps_h * mr * nv / window / k.fma_per_cycle,
                                nv * load_cycles(plan, false) + taps_h * mr / window / 2, 4.0});
-  const double tile = 1.3 * taps_w * window * row + 12 * nv + 8;
+  // With a stride sources are split into even and odd columns (both factors measured).
+  const double tile = (mode == RowMode::kPairs ? 1.5 : 1.1) * taps_w * window * row + 12 * nv + 8;
   const double phases = static_cast<double>(std::clamp<int64_t>(s.out_h, 1, s.h.out_step) *
                                             std::clamp<int64_t>(s.out_w, 1, s.w.out_step));
   const double sums = chunks(plan, s.out_h, s.out_w) * phases * static_cast<double>(s.C * s.O) *
                       std::ceil(static_cast<double>(rows) / mr) * tile;
   const bool inner = plan.layout.columns_inner;
+  if (in_place) return sums + plane_cycles(plan, kRead, kRead);
   return sums + plane_cycles(plan,
                              !inner                 ? dealt(plan, s.C)
                              : s.w.source_step == 1 ? kCopied

@@ -130,14 +130,15 @@ inline int64_t width_bound(const AxisBound& a, int64_t cols) {
   return a.classes * (results + span / a.source_step + 3) + results;
 }
 
-// Cycles to pack or to store a row of a plane, and an element of it (measured on Zen 4): copied along rows,
+// Cycles to pack or to store a row of a plane, and an element of it (measured on Zen 4): read or written where it
+// lies, copied along rows,
 // with every second element, transposed between planes and vectors of groups, dealt out from the channels of
 // a pixel to planes, or one at a time.
 struct Move {
   double row, element;
 };
-constexpr Move kInPlace{0, 0}, kCopied{25, 0.15}, kZipped{60, 0.4}, kTransposed{0, 0.4}, kDealt{0, 0.8},
-    kGathered{0, 3};
+constexpr Move kInPlace{0, 0}, kRead{0, 0.1}, kCopied{25, 0.15}, kZipped{60, 0.4}, kTransposed{0, 0.4},
+    kDealt{0, 0.8}, kGathered{0, 3};
 
 // Cycles to pack a group's planes of X, dX's or dY's (`in`), and to store its results (`out`).
 inline double plane_cycles(const Plan& plan, const Move& in, const Move& out) {
