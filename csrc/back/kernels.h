@@ -86,12 +86,12 @@ struct RowTap {
 //             w_col further; then `second_width` single ones
 //   kZipped   `width` taps of the even results, then `second_width` of the odd ones; nv is 2
 //
-// The same for a kernel of K x K elements whose weights follow each other: a sweep down the plane, which loads
-// each source row once. `tiles` counts rows of the result, x_row is the way to the next row of the source, and
-// there is one segment; w_row is K or -K.
+// The same for a kernel of K x K elements whose weights follow each other: a sweep down the plane, which
+// loads each source row once. `tiles` counts rows of the result, x_row is the way to the next row of the
+// source, and there is one segment; w_row is K or -K.
 //
-//   kPlain, kPairs   window row i reaches result row r with kernel row i - r (kPairs: i - 2 r, and the first
-//                    of the K - 1 rows above); tiles >= K - 1
+//   kPlain, kPairs   window row i reaches result row r with kernel row i - r (kPairs: i - 2 r);
+//                    tiles >= K - 1
 //   kZipped          the segment's row i < rows reaches result row 2 i + k - skip with kernel row k
 template <class scalar_t>
 struct RowProblem {

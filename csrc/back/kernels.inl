@@ -234,12 +234,15 @@ constexpr void fill_rows(Kernels<scalar_t>& k, std::integer_sequence<int, I...>)
 }
 
 // Every tile whose accumulators, with a vector of x for each nv (a vector of dY) and one broadcast, find room
-// in `Registers`. With a stride tiles have no more than two vectors; vectors of half the length come alone.
+// in `Registers`. With a stride tiles have no more than two vectors and four rows; vectors of half the length
+// come alone.
 template <class scalar_t, int Bytes, int Registers, RowMode Mode, int NV, int MR>
 constexpr auto row_tile_kernel() {
   constexpr int most = Mode != RowMode::kPlain ? 2 : Bytes < kVectorBytes ? 1 : kMaxVectors;
   using Kernel = void (*)(const RowProblem<scalar_t>&);
-  if constexpr ((MR + 1) * NV < Registers && NV <= most && (Mode != RowMode::kZipped || NV == 2))
+  constexpr int most_rows = Mode != RowMode::kPlain ? 4 : kMaxTileRows;
+  if constexpr ((MR + 1) * NV < Registers && NV <= most && MR <= most_rows &&
+                (Mode != RowMode::kZipped || NV == 2))
     return static_cast<Kernel>(row_kernel<scalar_t, Bytes, Mode, MR, NV>);
   return static_cast<Kernel>(nullptr);
 }

@@ -137,7 +137,7 @@ __attribute__((noinline)) void row_kernel(const RowProblem<scalar_t>& p) {
   }
 }
 
-// A row of the source for all results that take it, each with a kernel row of its own: result q with kernel row
+// A row of the source for all results that take it, each with a kernel row of its own: result q with row
 // Phase + Step * q, Low <= q <= High.
 template <int K, int Step, int Phase, int Low, int High, int Bytes, int NV, class scalar_t, class Weight>
 TCE_INLINE void sweep_row(const scalar_t* x, const int64_t* taps, const uint16_t (*lanes)[Step * NV],

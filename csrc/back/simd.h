@@ -71,8 +71,8 @@ TCE_INLINE void finish_streams() {
 }
 
 // The first n lanes from p, the others zero; 0 <= n <= lanes. Touches nothing beyond p[n - 1].
-// store_partial writes the first n lanes and nothing else. load_lanes reads the lanes whose bits are set, of vectors
-// of kVectorBytes or, with AVX-512, of half as many.
+// store_partial writes the first n lanes and nothing else. load_lanes reads the lanes whose bits are set, of
+// vectors of kVectorBytes or, with AVX-512, of half as many.
 #if defined(__AVX512F__)
 TCE_INLINE Vec<float> load_partial(const float* p, int n) {
   return _mm512_maskz_loadu_ps(static_cast<__mmask16>((1u << n) - 1), p);

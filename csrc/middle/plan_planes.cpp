@@ -198,7 +198,8 @@ double plan_lanewise_correlation(Plan& plan, const Kernels<scalar_t>& k) {
   const Move move = lanewise_move(plan);
   const double terms = static_cast<double>(s.C * taps) / static_cast<double>(s.h.out_step * s.w.out_step);
   const double sums = (step * terms + 5) * lane_use * static_cast<double>(s.O * s.out_h * s.out_w);
-  // Planes are transposed in blocks, row by row; what a block costs by itself counts for small images (measured).
+  // Planes are transposed in blocks, row by row; what a block costs by itself counts for small images
+  // (measured).
   const double block = plan.layout.channels_inner ? 0 : 40 * static_cast<double>(s.O);
   if (!plan.spread) return sums + block + plane_cycles(plan, move, move);
   // Each source channel is spread for every result channel of its group.
@@ -251,6 +252,12 @@ double plan_lanewise(Plan& plan, const Kernels<scalar_t>& k) {
 
 namespace {
 
+// Cycles that masked loads cost beside others: AVX-512 has masks for nothing.
+template <class scalar_t>
+double mask_cycles(const Plan& plan, const Kernels<scalar_t>& k) {
+  return k.lanes * plan.element_size < 64 ? 1.0 : 0.0;
+}
+
 // A sweep: an FMA for each kernel element and vector of columns, but for kernel rows outside the image
 // (measured on Zen 4, for vectors of half the length, too).
 template <class scalar_t>
@@ -265,6 +272,7 @@ double sweep_cycles(const Plan& plan, const Kernels<scalar_t>& k, RowMode mode, 
   const double length = plan.lanes < k.lanes ? 0.7 : 1.0, v = static_cast<double>(vectors);
   const double rows = static_cast<double>(g.iH), kw = static_cast<double>(g.kW);
   double sums = 1.22 / k.fma_per_cycle * static_cast<double>(terms) * kw;
+  sums += mask_cycles(plan, k) * rows * kw;
   if (mode == RowMode::kPairs) sums += 0.8 * rows * kw;
   if (mode == RowMode::kZipped) sums = sums / 2 + 6 * rows;
   return static_cast<double>(g.Ci * g.Co) * (length * v * (sums + rows) + 15) +
@@ -333,7 +341,8 @@ double plan_rows_correlation(Plan& plan, const Kernels<scalar_t>& k) {
   const double nv = static_cast<double>(vectors);
   const double window = taps_h + chains * (mr - 1);
   const double row = std::max({taps_h * mr * nv / window / k.fma_per_cycle,
-                               nv * load_cycles(plan, false) + taps_h * mr / window / 2, 4.0});
+                               nv * load_cycles(plan, false) + taps_h * mr / window / 2, 4.0}) +
+                     nv * mask_cycles(plan, k);
   // With a stride sources are split into even and odd columns (both factors measured).
   const double tile = (mode == RowMode::kPairs ? 1.5 : 1.1) * taps_w * window * row + 12 * nv + 8;
   const double phases = static_cast<double>(std::clamp<int64_t>(s.out_h, 1, s.h.out_step) *

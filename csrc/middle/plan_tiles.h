@@ -130,10 +130,9 @@ inline int64_t width_bound(const AxisBound& a, int64_t cols) {
   return a.classes * (results + span / a.source_step + 3) + results;
 }
 
-// Cycles to pack or to store a row of a plane, and an element of it (measured on Zen 4): read or written where it
-// lies, copied along rows,
-// with every second element, transposed between planes and vectors of groups, dealt out from the channels of
-// a pixel to planes, or one at a time.
+// Cycles to pack or to store a row of a plane, and an element of it (measured on Zen 4): read or written where
+// it lies, copied along rows, with every second element, transposed between planes and vectors of groups,
+// dealt out from the channels of a pixel to planes, or one at a time.
 struct Move {
   double row, element;
 };
