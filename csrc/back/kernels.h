@@ -124,6 +124,23 @@ struct RowWeightProblem {
   int64_t rows, cols;
 };
 
+// The weight gradient of `channels` result channels and `width` kernel elements of any source channels, one
+// sum for each lane:
+//
+//   sums[i * sums_row + u * lanes + l] += sum over h < rows, and j = l, l + lanes, ... < cols, of
+//       dy[i * dy_channel + h * dy_row + j] * x[taps[u] + h * x_row + j]   0 <= i < channels, 0 <= u < width
+//
+// A loaded vector of x serves all channels, one of dY all kernel elements.
+template <class scalar_t>
+struct ChannelWeightProblem {
+  const scalar_t* x;
+  const scalar_t* dy;
+  scalar_t* sums;
+  const int32_t* taps;
+  int64_t x_row, dy_row, dy_channel, sums_row;
+  int64_t rows, cols;
+};
+
 // A 2-D copy between any two layouts:
 //
 //   dst[r * dst_row + j * dst_col] = src[r * src_row + j * src_col]        0 <= r < rows, 0 <= j < cols
@@ -142,6 +159,8 @@ constexpr int kMaxWinogradPoints = 6, kMaxWinogradTaps = 5;  // largest P, r of 
 enum WinogradAxes { kBothAxes, kRowsOnly, kColumnsOnly };    // that are transformed
 // Of the rows algorithm: rows of a tile, K of a sweep; kernel rows and columns of a weight gradient.
 constexpr int kMaxTileRows = 7, kMaxSweep = 7, kMaxWeightRows = 3, kMaxWeightCols = 7;
+// Of the same with several result channels: channels and kernel elements of a weight gradient.
+constexpr int kMaxWeightChannels = 4, kMaxWeightTaps = 9;
 
 // Winograd F(m, r) with P = m + r - 1 points, along one axis or both; P, m and r are 1 along an axis that is left
 // alone. Every element below is a vector of channels. The P_h x P_w results (or sources) of a tile lie `plane`
@@ -183,6 +202,8 @@ struct Kernels {
   RowKernel sweep_kernel[2][kRowModes][kMaxSweep + 1][kMaxVectors + 1];   // [half][mode][K][nv]
   void (*row_weight_kernel[kMaxWeightRows + 1][kMaxWeightCols + 1])(
       const RowWeightProblem<scalar_t>&);  // [kh][kw], or null
+  void (*channel_weight_kernel[kMaxWeightChannels + 1][kMaxWeightTaps + 1])(
+      const ChannelWeightProblem<scalar_t>&);  // [channels][width], or null
   void (*copy_2d)(const Copy2d&, const scalar_t* src, scalar_t* dst);
   // dst[p * lanes + l] = src[p * src_pixel + channel[l]] of `pixels` pixels;
   // channel[l] < channels <= 2 * lanes.

@@ -276,6 +276,13 @@ constexpr void fill_row_weights(Kernels<scalar_t>& k, std::integer_sequence<int,
     (KH + 1) * (I + 1) < Registers ? I + 1 : 1 >                    : nullptr),
    ...);
 }
+// With a vector of dY for each channel and one of x.
+template <class scalar_t, int Registers, int MR, int... I>
+constexpr void fill_channel_weights(Kernels<scalar_t>& k, std::integer_sequence<int, I...>) {
+  ((k.channel_weight_kernel[MR][I + 1] = MR * (I + 2) < Registers ? channel_weight_kernel < scalar_t, MR,
+    MR * (I + 2) < Registers ? I + 1 : 1 >                        : nullptr),
+   ...);
+}
 template <class scalar_t, int Registers, int... I>
 constexpr void fill_row_kernels(Kernels<scalar_t>& k, std::integer_sequence<int, I...>) {
   static_assert(kMaxSweep == kMaxTileRows);
@@ -284,6 +291,9 @@ constexpr void fill_row_kernels(Kernels<scalar_t>& k, std::integer_sequence<int,
   if constexpr (kVectorBytes == 64) (fill_row_tiles<scalar_t, 32, Registers, I + 1>(k, rows), ...);
   (fill_row_weights<scalar_t, Registers, (I < kMaxWeightRows ? I + 1 : 1)>(
        k, std::make_integer_sequence<int, kMaxWeightCols>()),
+   ...);
+  (fill_channel_weights<scalar_t, Registers, (I < kMaxWeightChannels ? I + 1 : 1)>(
+       k, std::make_integer_sequence<int, kMaxWeightTaps>()),
    ...);
 }
 

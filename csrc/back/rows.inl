@@ -362,5 +362,48 @@ __attribute__((noinline)) void row_weight_kernel(const RowWeightProblem<scalar_t
   }
 }
 
+// A vector of columns of all channels and kernel elements.
+template <int MR, int NT, bool Whole, class scalar_t>
+TCE_INLINE void add_channels(const scalar_t* x, const scalar_t* dy, int64_t dy_channel, const int32_t* taps,
+                             int n, Vec<scalar_t> (*acc)[NT]) {
+  const auto read = [n](const scalar_t* p) { return Whole ? load(p) : load_partial(p, n); };
+  Vec<scalar_t> g[MR];
+  TCE_UNROLL
+  for (int i = 0; i < MR; ++i) g[i] = read(dy + i * dy_channel);
+  TCE_UNROLL
+  for (int u = 0; u < NT; ++u) {
+    Vec<scalar_t> xv = read(x + taps[u]);
+    keep(xv);
+    TCE_UNROLL
+    for (int i = 0; i < MR; ++i) acc[i][u] += g[i] * xv;
+  }
+}
+
+template <class scalar_t, int MR, int NT>
+__attribute__((noinline)) void channel_weight_kernel(const ChannelWeightProblem<scalar_t>& p) {
+  constexpr int L = kLanes<scalar_t>;
+  Vec<scalar_t> acc[MR][NT] = {};
+  const int64_t whole = p.cols / L * L;
+  const int tail = static_cast<int>(p.cols - whole);
+  const scalar_t *x = p.x, *dy = p.dy;
+  for (int64_t h = p.rows; h > 0; --h) {
+    for (const scalar_t* const end = dy + whole; dy != end; x += L, dy += L)
+      add_channels<MR, NT, true>(x, dy, p.dy_channel, p.taps, L, acc);
+    if (tail) add_channels<MR, NT, false>(x, dy, p.dy_channel, p.taps, tail, acc);
+    x += p.x_row - whole;
+    dy += p.dy_row - whole;
+  }
+  scalar_t* const sums = p.sums;
+  const int64_t stride = p.sums_row;
+  TCE_UNROLL
+  for (int i = 0; i < MR; ++i) {
+    TCE_UNROLL
+    for (int u = 0; u < NT; ++u) {
+      scalar_t* at = sums + i * stride + u * L;
+      store(at, load(at) + acc[i][u]);
+    }
+  }
+}
+
 }  // namespace
 }  // namespace tce

@@ -51,6 +51,16 @@ TCE_INLINE void store(scalar_t* p, Vec<scalar_t> v) {
   __builtin_memcpy(p, &v, sizeof(v));
 }
 
+// Keeps a loaded vector in its register: GCC may rather load it again for each of its uses.
+template <class V>
+TCE_INLINE void keep(V& v) {
+#if defined(__AVX512F__)
+  asm("" : "+v"(v));
+#elif defined(__x86_64__)
+  asm("" : "+x"(v));
+#endif
+}
+
 // Past the caches, to an aligned address; to be followed by finish_streams before others read it.
 template <class scalar_t>
 TCE_INLINE void stream(scalar_t* p, Vec<scalar_t> v) {

@@ -360,41 +360,83 @@ double plan_rows_correlation(Plan& plan, const Kernels<scalar_t>& k) {
                                                  : kZipped);
 }
 
+// Cycles of a step of a tile of mr values of one side with nt of the other, which lies anywhere.
+template <class scalar_t>
+double product_cycles(const Plan& plan, const Kernels<scalar_t>& k, double mr, double nt) {
+  return std::max(
+      {mr * nt / k.fma_per_cycle, mr * load_cycles(plan, true) + nt * load_cycles(plan, false), 4.0});
+}
+
+// The tile of several result channels with the fewest cycles for a vector of pixels, which are returned.
+template <class scalar_t>
+double choose_weight_tile(Plan& plan, const Kernels<scalar_t>& k, int64_t taps, double steps) {
+  const int64_t Co = plan.geometry.Co;
+  double best = kNever;
+  for (int64_t mr = 1; mr <= std::min<int64_t>(Co, kMaxWeightChannels); ++mr) {
+    int64_t nt = kMaxWeightTaps;
+    while (!k.channel_weight_kernel[mr][nt]) --nt;
+    const double tiles = static_cast<double>(ceil_div(Co, mr) * ceil_div(taps, nt));
+    const double rows = static_cast<double>(Co) / static_cast<double>(ceil_div(Co, mr));
+    const double width = static_cast<double>(taps) / static_cast<double>(ceil_div(taps, nt));
+    const double cycles =
+        tiles * (1.1 * product_cycles(plan, k, rows, width) + (kTile + 2 * rows * width) / steps);
+    if (cycles < best) {
+      best = cycles;
+      plan.mr = static_cast<int>(mr);
+    }
+  }
+  return best;
+}
+
 template <class scalar_t>
 double plan_rows_weight(Plan& plan, const Kernels<scalar_t>& k) {
   const ConvGeometry& g = plan.geometry;
   const int64_t es = plan.element_size, L = k.lanes;
+  const bool one = g.Co <= 1;  // result channel
   plan.lanes = k.lanes;
-  plan.nv = 1, plan.mr = kMaxWeightRows, plan.panels = 1;
-  plan.c_block = g.Ci, plan.kw_block = g.kW;
-  plan.kh_block = balanced(g.kH, kTileBytes / std::max<int64_t>(1, g.Co * g.Ci * g.kW * L * es));
+  plan.nv = 1, plan.mr = kMaxWeightRows;
+  plan.kw_block = g.kW;
+  const int64_t kernel_row = g.Ci * g.kW * L * es;  // bytes of the sums of a result channel
+  plan.kh_block = balanced(g.kH, kTileBytes / std::max<int64_t>(1, kernel_row));
   plan.cols = balanced(g.oW, kSumPixels);
   const AxisBound h = axis_bound(true, g.oH, g.iH, plan.kh_block, g.stride_h, g.dilation_h);
   const AxisBound w = axis_bound(true, g.oW, g.iW, g.kW, g.stride_w, g.dilation_w);
-  const auto source = [&](int64_t rows) { return width_bound(h, rows) * width_bound(w, plan.cols) * es; };
+  plan.c_block = one ? 1 : std::max<int64_t>(1, g.Ci);
+  const auto source = [&](int64_t rows) {
+    return plan.c_block * width_bound(h, rows) * width_bound(w, plan.cols) * es;
+  };
   // A lane sums a vector's share of a chunk.
-  choose_rows(plan, g.oH, kSumPixels * L / 4 / std::max<int64_t>(1, plan.cols),
-              [&](int64_t rows) { return source(rows) <= kSourceBytes; });
+  choose_rows_and_channels(plan, g.oH, kSumPixels * L / 4 / std::max<int64_t>(1, plan.cols), g.Ci, h.taps,
+                           [&](int64_t rows) { return source(rows) <= kSourceBytes; });
+  const double steps = static_cast<double>(std::min(plan.rows, g.oH) * ceil_div(plan.cols, L));
+  const double tiles =
+      one ? 0 : choose_weight_tile(plan, k, plan.c_block * plan.kh_block * g.kW, std::max(steps, 1.0));
+  const int64_t mr = one ? 1 : plan.mr;
+  const int64_t tile = mr * plan.kh_block * kernel_row;
+  plan.panels = std::clamp<int64_t>(kTileBytes / std::max<int64_t>(1, tile), 1,
+                                    ceil_div(std::max<int64_t>(1, g.Co), mr));
   plan.source_bytes = scratch_bytes(source(plan.rows), 1);
-  plan.tile_bytes = scratch_bytes(g.Co * g.Ci * plan.kh_block * g.kW * L, es);
+  plan.tile_bytes = scratch_bytes(plan.panels * tile, 1);
   plan.scratch_bytes = plan.source_bytes + plan.tile_bytes;
   if (plan.source_bytes > 4 * kSourceBytes || plan.tile_bytes > 2 * kTileBytes) return kNever;
 
+  const double vectors = static_cast<double>(ceil_div(g.oW, L));
+  const double planes = plane_cycles(plan, g.stride_w == 1 ? kCopied : kZipped, kInPlace);
+  if (!one) {
+    const double blocks = static_cast<double>(ceil_div(g.Ci, plan.c_block) * ceil_div(g.kH, plan.kh_block));
+    return tiles * blocks * static_cast<double>(g.oH) * vectors + planes;
+  }
   int64_t kw = kMaxWeightCols;
   while (!k.row_weight_kernel[kMaxWeightRows][kw]) --kw;
   const double chains =
       static_cast<double>(std::min(g.kH, g.stride_h % g.dilation_h == 0 ? g.stride_h / g.dilation_h : g.kH));
-  const double mr = std::min<double>(kMaxWeightRows, static_cast<double>(g.kH) / chains);
+  const double rows = std::min<double>(kMaxWeightRows, static_cast<double>(g.kH) / chains);
   const double nc = static_cast<double>(balanced(g.kW, kw));
-  const double step =
-      1.8 *
-      std::max(mr * load_cycles(plan, true) + nc * load_cycles(plan, false), mr * nc / k.fma_per_cycle) /
-      (mr * nc);
-  const double vectors = static_cast<double>(ceil_div(g.oW, L));
-  const double calls = static_cast<double>(g.kH * g.kW) / (mr * nc) * 40;
+  const double step = 1.8 * product_cycles(plan, k, rows, nc) / (rows * nc);
+  const double calls = static_cast<double>(g.kH * g.kW) / (rows * nc) * 40;
   return static_cast<double>(g.Ci * g.Co) *
              (step * static_cast<double>(g.kH * g.kW * g.oH) * vectors + calls) +
-         plane_cycles(plan, g.stride_w == 1 ? kCopied : kZipped, kInPlace);
+         planes;
 }
 
 }  // namespace
