@@ -135,6 +135,7 @@ template <class scalar_t>
 struct ChannelWeightProblem {
   const scalar_t* x;
   const scalar_t* dy;
+  const scalar_t* ahead;  // dy of a later problem, which is fetched meanwhile
   scalar_t* sums;
   const int32_t* taps;
   int64_t x_row, dy_row, dy_channel, sums_row;

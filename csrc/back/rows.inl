@@ -386,9 +386,13 @@ __attribute__((noinline)) void channel_weight_kernel(const ChannelWeightProblem<
   const int64_t whole = p.cols / L * L;
   const int tail = static_cast<int>(p.cols - whole);
   const scalar_t *x = p.x, *dy = p.dy;
+  const int64_t ahead = p.ahead - p.dy;
   for (int64_t h = p.rows; h > 0; --h) {
-    for (const scalar_t* const end = dy + whole; dy != end; x += L, dy += L)
+    for (const scalar_t* const end = dy + whole; dy != end; x += L, dy += L) {
+      TCE_UNROLL
+      for (int i = 0; i < MR; ++i) __builtin_prefetch(dy + ahead + i * p.dy_channel, 0, 3);
       add_channels<MR, NT, true>(x, dy, p.dy_channel, p.taps, L, acc);
+    }
     if (tail) add_channels<MR, NT, false>(x, dy, p.dy_channel, p.taps, tail, acc);
     x += p.x_row - whole;
     dy += p.dy_row - whole;
