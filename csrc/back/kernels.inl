@@ -182,6 +182,41 @@ void spread(const scalar_t* src, int64_t src_pixel, int64_t pixels, int64_t chan
   }
 }
 
+// Row k of dst has the elements k, k + K, k + 2 K, ... of one line of src; K is 2 or 4.
+template <int K, class scalar_t>
+void copy_unzipped(const Copy2d& c, const scalar_t* src, scalar_t* dst) {
+  constexpr int L = kLanes<scalar_t>;
+  constexpr auto lanes = std::make_integer_sequence<int, L>();
+  for (int64_t j = 0; j < c.cols; j += L) {
+    const int n = static_cast<int>(c.cols - j < L ? c.cols - j : L);
+    Vec<scalar_t> v[K], row[K];
+    TCE_UNROLL
+    for (int k = 0; k < K; ++k) {
+      const int left = K * n - k * L;
+      v[k] = left >= L  ? load(src + K * j + k * L)
+             : left > 0 ? load_partial(src + K * j + k * L, left)
+                        : Vec<scalar_t>{};
+    }
+    // Even elements first, then the even ones of these, ...
+    if constexpr (K == 2) {
+      row[0] = even_lanes(v[0], v[1], lanes), row[1] = odd_lanes(v[0], v[1], lanes);
+    } else {
+      const Vec<scalar_t> even[2] = {even_lanes(v[0], v[1], lanes), even_lanes(v[2], v[3], lanes)};
+      const Vec<scalar_t> odd[2] = {odd_lanes(v[0], v[1], lanes), odd_lanes(v[2], v[3], lanes)};
+      row[0] = even_lanes(even[0], even[1], lanes), row[2] = odd_lanes(even[0], even[1], lanes);
+      row[1] = even_lanes(odd[0], odd[1], lanes), row[3] = odd_lanes(odd[0], odd[1], lanes);
+    }
+    TCE_UNROLL
+    for (int k = 0; k < K; ++k) {
+      if (n == L) {
+        store(dst + k * c.dst_row + j, row[k]);
+      } else {
+        store_partial(dst + k * c.dst_row + j, row[k], n);
+      }
+    }
+  }
+}
+
 // Two rows of src become the even and the odd elements of one line of dst.
 template <class scalar_t>
 void copy_zipped(const Copy2d& c, const scalar_t* src, scalar_t* dst) {
@@ -217,6 +252,8 @@ void copy_2d(const Copy2d& given, const scalar_t* src, scalar_t* dst) {
   }
   if (c.dst_col != 1) return copy_elements(c, src, dst);
   if (c.src_col == 1) return copy_rows(c, src, dst);
+  if (c.src_row == 1 && c.src_col == c.rows && c.rows == 2) return copy_unzipped<2>(c, src, dst);
+  if (c.src_row == 1 && c.src_col == c.rows && c.rows == 4) return copy_unzipped<4>(c, src, dst);
   if (c.src_row == 1 && c.rows > 1) return copy_transposed<1>(c, src, dst);
   if (c.src_row == 2 && c.rows > 1) return copy_transposed<2>(c, src, dst);
   if (c.src_col == 2) return copy_every_second(c, src, dst);

@@ -244,18 +244,44 @@ void pack_blocked(const Kernels<scalar_t>& kernels, const TensorView<const scala
 namespace {
 
 // Calls visit(h, w, at, height, width) for every rectangle of the packed plane that lies inside the image:
-// source position, packed pixel, size.
+// source position, packed pixel, size. Of the first runs without their elements in `wide`.
 template <class F>
 void each_rectangle(const SourceRuns& rows, const SourceRuns& columns, int64_t source_h, int64_t source_w,
-                    F&& visit) {
+                    const Transposed& wide, F&& visit) {
   for (const SourceRuns::Run& row : rows.runs) {
     const KRange h = inside(row, rows.step, source_h);
-    for (const SourceRuns::Run& run : columns.runs) {
+    const auto part = [&](const SourceRuns::Run& run, int64_t begin, int64_t end) {
+      if (h.begin >= h.end || begin >= end) return;
+      visit(row.position + h.begin * rows.step, run.position + begin * columns.step,
+            (row.base + h.begin) * columns.length + run.base + begin, h.end - h.begin, end - begin);
+    };
+    for (size_t r = 0; r < columns.runs.size(); ++r) {
+      const SourceRuns::Run& run = columns.runs[r];
       const KRange w = inside(run, columns.step, source_w);
-      if (h.begin >= h.end || w.begin >= w.end) continue;
-      visit(row.position + h.begin * rows.step, run.position + w.begin * columns.step,
-            (row.base + h.begin) * columns.length + run.base + w.begin, h.end - h.begin, w.end - w.begin);
+      if (r < wide.count) {
+        part(run, w.begin, wide.inside.begin);
+        part(run, wide.inside.end, w.end);
+      } else {
+        part(run, w.begin, w.end);
+      }
     }
+  }
+}
+
+// The elements of a channel's plane in `wide`, row by row.
+template <class scalar_t>
+void pack_wide(const Kernels<scalar_t>& kernels, const scalar_t* src, int64_t src_h, int64_t source_h,
+               const SourceRuns& rows, const SourceRuns& columns, const Transposed& wide, scalar_t* dst) {
+  const SourceRuns::Run& first = columns.runs[0];
+  const Copy2d copy{
+      static_cast<int64_t>(wide.count), wide.inside.end - wide.inside.begin, 1, columns.step, first.count, 1};
+  src += first.position + wide.inside.begin * columns.step;
+  dst += first.base + wide.inside.begin;
+  for (const SourceRuns::Run& row : rows.runs) {
+    const KRange h = inside(row, rows.step, source_h);
+    for (int64_t i = h.begin; i < h.end; ++i)
+      kernels.copy_2d(copy, src + (row.position + i * rows.step) * src_h,
+                      dst + (row.base + i) * columns.length);
   }
 }
 
@@ -270,7 +296,10 @@ void pack_planes(const Kernels<scalar_t>& kernels, const scalar_t* src, const Pl
   if (clear) std::fill_n(dst, rows.length * columns.length * (blocked ? s.dst_px : channels), scalar_t(0));
   const int64_t from_h = s.src_h * rows.step, from_w = s.src_w * columns.step;
   const int64_t to_h = columns.length * s.dst_px;
-  each_rectangle(rows, columns, source_h, source_w,
+  const Transposed wide = !blocked && s.src_w == 1 ? transposed_runs(columns, source_w) : Transposed{};
+  for (int64_t c = 0; c < channels && wide.count > 0; ++c)
+    pack_wide(kernels, src + c * s.src_c, s.src_h, source_h, rows, columns, wide, dst + c * s.dst_c);
+  each_rectangle(rows, columns, source_h, source_w, wide,
                  [&](int64_t h, int64_t w, int64_t at, int64_t height, int64_t width) {
                    const scalar_t* from = src + h * s.src_h + w * s.src_w;
                    scalar_t* to = dst + at * s.dst_px;
@@ -303,7 +332,7 @@ void spread_plane(const Kernels<scalar_t>& kernels, const scalar_t* src, int64_t
                   int64_t channels, const int32_t* channel, int64_t source_h, int64_t source_w,
                   const SourceRuns& rows, const SourceRuns& columns, bool clear, scalar_t* dst) {
   if (clear) std::fill_n(dst, rows.length * columns.length * kernels.lanes, scalar_t(0));
-  each_rectangle(rows, columns, source_h, source_w,
+  each_rectangle(rows, columns, source_h, source_w, {},
                  [&](int64_t h, int64_t w, int64_t at, int64_t height, int64_t width) {
                    for (int64_t i = 0; i < height; ++i) {
                      kernels.spread(src + (h + i * rows.step) * src_h + w * src_w, src_w * columns.step,

@@ -27,7 +27,7 @@ constexpr int64_t line_stride(int64_t elements, int64_t element_size) {
 }
 
 // Of this step between neighbouring packed columns or more, see SourceRuns.
-constexpr int64_t kWideStep = 3;
+constexpr int64_t kWideStep = 2;
 
 // The source rows of a chunk of result rows. Result rows are numbered over the whole batch:
 // row = n * out_size + out.

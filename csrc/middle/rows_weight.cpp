@@ -123,7 +123,8 @@ class Worker {
         const int64_t tap = part_start(taps, tap_parts, j), count = part_start(taps, tap_parts, j + 1) - tap;
         problem.taps = taps_.data() + tap;
         problem.sums = sums + co * problem.sums_row + tap * lanes_;
-        problem.ahead = j + 1 < tap_parts || i + 1 == parts ? problem.dy : problem.dy + mr * problem.dy_channel;
+        problem.ahead =
+            j + 1 < tap_parts || i + 1 == parts ? problem.dy : problem.dy + mr * problem.dy_channel;
         kernel[count](problem);
       }
     }
