@@ -141,6 +141,11 @@ void copy_transposed(const Copy2d& c, const scalar_t* src, scalar_t* dst) {
   constexpr int L = kLanes<scalar_t>;
   const bool streams = c.stream && streams_to(c, dst);
   const auto block = [&](int64_t r, int64_t j) {
+    if (c.ahead) {
+      const scalar_t* next = src + c.ahead + r * Step + j * c.src_col;
+      const int64_t lines = c.cols - j < L ? c.cols - j : L;
+      for (int64_t i = 0; i < lines; ++i) __builtin_prefetch(next + i * c.src_col, 0, 2);
+    }
     transpose_block<Step>(c, src + r * Step + j * c.src_col, dst + r * c.dst_row + j, c.rows - r, c.cols - j,
                           streams);
   };
@@ -248,7 +253,7 @@ void copy_2d(const Copy2d& given, const scalar_t* src, scalar_t* dst) {
   if (c.rows == 2 && c.dst_row == 1 && c.dst_col == 2 && c.src_col == 1) return copy_zipped(c, src, dst);
   // A copy and its transpose are one job: let the columns be what is contiguous in dst.
   if (c.dst_row == 1 && c.dst_col != 1) {
-    c = {given.cols, given.rows, given.src_col, given.src_row, given.dst_col, given.dst_row, given.stream};
+    c = {given.cols, given.rows, given.src_col, given.src_row, given.dst_col, given.dst_row, given.stream, given.ahead};
   }
   if (c.dst_col != 1) return copy_elements(c, src, dst);
   if (c.src_col == 1) return copy_rows(c, src, dst);

@@ -112,11 +112,12 @@ class Worker {
                scalar_t* dst) {
     const auto [sn, sc, sh, sw] = t_.b.stride;
     const int64_t o0 = panel * lanes_, valid = std::min(lanes_, g_.Co - o0), cols = col_last - col_first;
+    const int64_t ahead = cols < g_.oW ? plan_.cols * sw : plan_.rows * sh;
     if (valid < lanes_) std::fill(dst, dst + (row_last - row_first) * cols * lanes_, scalar_t(0));
     for (int64_t row = row_first; row < row_last; ++row, dst += cols * lanes_) {
       const scalar_t* src =
           t_.b.data + row / g_.oH * sn + (item_.g * g_.Co + o0) * sc + row % g_.oH * sh + col_first * sw;
-      kernels_.copy_2d({cols, valid, sw, sc, lanes_, 1}, src, dst);
+      kernels_.copy_2d({cols, valid, sw, sc, lanes_, 1, false, ahead}, src, dst);
     }
   }
 
