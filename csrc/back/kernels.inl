@@ -195,6 +195,10 @@ void copy_unzipped(const Copy2d& c, const scalar_t* src, scalar_t* dst) {
   for (int64_t j = 0; j < c.cols; j += L) {
     const int n = static_cast<int>(c.cols - j < L ? c.cols - j : L);
     Vec<scalar_t> v[K], row[K];
+    if (c.ahead) {
+      TCE_UNROLL
+      for (int k = 0; k < K; ++k) __builtin_prefetch(src + c.ahead + K * j + k * L);
+    }
     TCE_UNROLL
     for (int k = 0; k < K; ++k) {
       const int left = K * n - k * L;
@@ -253,7 +257,8 @@ void copy_2d(const Copy2d& given, const scalar_t* src, scalar_t* dst) {
   if (c.rows == 2 && c.dst_row == 1 && c.dst_col == 2 && c.src_col == 1) return copy_zipped(c, src, dst);
   // A copy and its transpose are one job: let the columns be what is contiguous in dst.
   if (c.dst_row == 1 && c.dst_col != 1) {
-    c = {given.cols, given.rows, given.src_col, given.src_row, given.dst_col, given.dst_row, given.stream, given.ahead};
+    c = {given.cols,    given.rows,    given.src_col, given.src_row,
+         given.dst_col, given.dst_row, given.stream,  given.ahead};
   }
   if (c.dst_col != 1) return copy_elements(c, src, dst);
   if (c.src_col == 1) return copy_rows(c, src, dst);

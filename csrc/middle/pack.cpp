@@ -273,15 +273,20 @@ template <class scalar_t>
 void pack_wide(const Kernels<scalar_t>& kernels, const scalar_t* src, int64_t src_h, int64_t source_h,
                const SourceRuns& rows, const SourceRuns& columns, const Transposed& wide, scalar_t* dst) {
   const SourceRuns::Run& first = columns.runs[0];
-  const Copy2d copy{
+  Copy2d copy{
       static_cast<int64_t>(wide.count), wide.inside.end - wide.inside.begin, 1, columns.step, first.count, 1};
+  copy.ahead = 4 * src_h;
   src += first.position + wide.inside.begin * columns.step;
   dst += first.base + wide.inside.begin;
-  for (const SourceRuns::Run& row : rows.runs) {
-    const KRange h = inside(row, rows.step, source_h);
-    for (int64_t i = h.begin; i < h.end; ++i)
-      kernels.copy_2d(copy, src + (row.position + i * rows.step) * src_h,
-                      dst + (row.base + i) * columns.length);
+  // In the order in which the rows lie in memory, across the runs.
+  int64_t count = 0;
+  for (const SourceRuns::Run& row : rows.runs) count = std::max(count, row.count);
+  for (int64_t i = 0; i < count; ++i) {
+    for (const SourceRuns::Run& row : rows.runs) {
+      const int64_t h = row.position + i * rows.step;
+      if (i < row.count && h >= 0 && h < source_h)
+        kernels.copy_2d(copy, src + h * src_h, dst + (row.base + i) * columns.length);
+    }
   }
 }
 
