@@ -117,15 +117,16 @@ KNOWN: list[tuple[Geometry, Choices]] = [
     ),
     (
         conv("convnext_first_layer", (3, 96), 224, 4, stride=4),
-        {"forward": "direct", "grad_input": "subpixel", "grad_weight": "direct"},
+        {"forward": "direct", "grad_input": "subpixel", "grad_weight": "- / direct"},
     ),
     (
         transposed("dcgan_last_layer", (3, 64), 32, 4, stride=2, padding=1),
-        {"forward": "direct", "grad_weight": "direct"},
+        {"forward": "direct", "grad_weight": "- / direct"},
     ),
+    (conv("mnist_first_layer", (1, 32), 28, 3, padding=1), {"grad_weight": "rows / direct"}),
     (
         transposed("vocoder_upsampling", (1, 32), (1, 8192), (1, 16), stride=(1, 8), padding=(0, 4)),
-        {"grad_input": "subpixel", "grad_weight": "direct"},
+        {"grad_input": "subpixel", "grad_weight": "rows / direct"},
     ),
 ]
 # The same where vectors have 32 bytes or more; with the portable kernels' 16 bytes these estimates lie close
@@ -164,7 +165,12 @@ KNOWN_OF_LONG_VECTORS: list[tuple[Geometry, Choices]] = [
     (conv("one_channel_3x3", (1, 1), 512, 3, padding=1), {"forward": "rows / -", "grad_input": "rows / -"}),
     (
         conv("encodec_first_layer", (1, 32), (1, 24_000), (1, 7), padding=(0, 3)),
-        {"forward": "pixels / direct", "grad_weight": "direct"},
+        {"forward": "pixels / direct", "grad_weight": "rows / direct"},
+    ),
+    (conv("vgg_first_layer", (3, 64), 224, 3, padding=1), {"grad_weight": "rows / direct"}),
+    (
+        transposed("dcgan_last_layer", (3, 64), 32, 4, stride=2, padding=1),
+        {"grad_weight": "rows / direct"},
     ),
 ]
 

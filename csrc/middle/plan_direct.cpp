@@ -143,7 +143,7 @@ double plan_grad_weight(Plan& plan, const Kernels<scalar_t>& k) {
       plan.source_bytes + plan.weight_bytes + plan.tile_bytes + scratch_bytes(pixels, sizeof(KStep));
   // A kernel row of all channels, or one kernel element of them, is one run of tile rows.
   const int64_t runs = g.kH * (merged ? ceil_div(g.kW, plan.kw_block) : g.kW);
-  const Move& move = plan.layout.channels_inner ? kCopied : kTransposed;
+  const Move& move = plan.layout.channels_inner ? kCopied : g.G > 1 ? kTransposed : kFarTransposed;
   return pixel_cycles * static_cast<double>(g.oH * g.oW) * static_cast<double>(runs) +
          plane_cycles(plan, move, move);
 }
@@ -155,7 +155,7 @@ double plan_direct(Plan& plan, const Kernels<scalar_t>& kernels) {
   const bool in_place = plan.layout.channels_inner;
   if (plan.contraction == Contraction::kGradWeight) return plan_grad_weight(plan, kernels);
   return plan_correlation(plan, kernels, shape_of(plan)) +
-         plane_cycles(plan, kCopied, in_place ? kInPlace : kTransposed);
+         plane_cycles(plan, kCopied, in_place ? kInPlace : kFarStored);
 }
 
 template <class scalar_t>

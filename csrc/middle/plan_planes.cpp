@@ -139,7 +139,7 @@ double plan_pixels(Plan& plan, const Kernels<scalar_t>& k) {
       inner && taps == 1 && rows == 1 && s.O <= plan.mr && plan.cols % k.lanes == 0 && s.out_w % k.lanes == 0;
   // A tile of a pointwise layer has short sums, and all of its source is read again for every tile of results
   // (measured beside the direct algorithm).
-  if (taps == 1 && s.O > plan.mr) best *= 1.25;
+  if (taps == 1 && s.O > plan.mr) best *= 1.5;
   return chunks(plan, s.out_h, s.out_w) * best + plane_cycles(plan,
                                                               in_place ? kInPlace
                                                               : inner  ? kCopied
@@ -371,6 +371,8 @@ double product_cycles(const Plan& plan, const Kernels<scalar_t>& k, double mr, d
 template <class scalar_t>
 double choose_weight_tile(Plan& plan, const Kernels<scalar_t>& k, int64_t taps, double steps) {
   const int64_t Co = plan.geometry.Co;
+  // Neighbouring kernel columns share lines of L1; those of a pointwise layer come from L2 (measured).
+  const double fetch = plan.geometry.kW > 1 ? 1.1 : 1.4;
   double best = kNever;
   for (int64_t mr = 1; mr <= std::min<int64_t>(Co, kMaxWeightChannels); ++mr) {
     int64_t nt = kMaxWeightTaps;
@@ -379,7 +381,7 @@ double choose_weight_tile(Plan& plan, const Kernels<scalar_t>& k, int64_t taps, 
     const double rows = static_cast<double>(Co) / static_cast<double>(ceil_div(Co, mr));
     const double width = static_cast<double>(taps) / static_cast<double>(ceil_div(taps, nt));
     const double cycles =
-        tiles * (1.1 * product_cycles(plan, k, rows, width) + (kTile + 2 * rows * width) / steps);
+        tiles * (fetch * product_cycles(plan, k, rows, width) + (kTile + 2 * rows * width) / steps);
     if (cycles < best) {
       best = cycles;
       plan.mr = static_cast<int>(mr);
@@ -421,7 +423,11 @@ double plan_rows_weight(Plan& plan, const Kernels<scalar_t>& k) {
   if (plan.source_bytes > 4 * kSourceBytes || plan.tile_bytes > 2 * kTileBytes) return kNever;
 
   const double vectors = static_cast<double>(ceil_div(g.oW, L));
-  const double planes = plane_cycles(plan, g.stride_w == 1 ? kCopied : kZipped, kInPlace);
+  const double planes = plane_cycles(plan,
+                                     g.G == 1 && g.Ci * g.Co > 1 ? kFarCopied
+                                     : g.stride_w == 1           ? kCopied
+                                                                 : kZipped,
+                                     kInPlace);
   if (!one) {
     const double blocks = static_cast<double>(ceil_div(g.Ci, plan.c_block) * ceil_div(g.kH, plan.kh_block));
     return tiles * blocks * static_cast<double>(g.oH) * vectors + planes;
