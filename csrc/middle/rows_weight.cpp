@@ -79,7 +79,9 @@ class Worker {
         const scalar_t* x = source_ + h.begin * cols.length + w.begin;
         scalar_t* sums = sums_ + ci * nh_ * g_.kW * lanes_;
         if (g_.Co > 1) {
-          sum_channels(x, cols.length, dy + h.begin * th, h.end - h.begin, w.end - w.begin, planes, sums);
+          const scalar_t* first = dy + h.begin * th;
+          sum_channels(x, cols.length, first, n + 1 < g_.N ? first + tn : first, h.end - h.begin,
+                       w.end - w.begin, planes, sums);
         } else {
           sum_plane(dy, sums, rows, cols, h, w);
         }
@@ -100,9 +102,9 @@ class Worker {
     }
   }
 
-  // All taps of some planes, all result channels of the item.
-  void sum_channels(const scalar_t* x, int64_t x_row, const scalar_t* dy, int64_t rows, int64_t cols,
-                    int64_t planes, scalar_t* sums) {
+  // All taps of some planes, all result channels of the item. `next`: dy of the next image.
+  void sum_channels(const scalar_t* x, int64_t x_row, const scalar_t* dy, const scalar_t* next, int64_t rows,
+                    int64_t cols, int64_t planes, scalar_t* sums) {
     ChannelWeightProblem<scalar_t> problem = {};
     problem.x = x;
     problem.x_row = x_row;
@@ -123,8 +125,9 @@ class Worker {
         const int64_t tap = part_start(taps, tap_parts, j), count = part_start(taps, tap_parts, j + 1) - tap;
         problem.taps = taps_.data() + tap;
         problem.sums = sums + co * problem.sums_row + tap * lanes_;
-        problem.ahead =
-            j + 1 < tap_parts || i + 1 == parts ? problem.dy : problem.dy + mr * problem.dy_channel;
+        problem.ahead = j + 1 < tap_parts ? problem.dy
+                        : i + 1 < parts   ? problem.dy + mr * problem.dy_channel
+                                          : next;
         kernel[count](problem);
       }
     }
