@@ -152,7 +152,8 @@ struct Copy2d {
   int64_t src_row, src_col;
   int64_t dst_row, dst_col;
   bool stream = false;  // write past the caches where whole aligned vectors allow it
-  int64_t ahead = 0;    // what lies so far beyond src is read soon: fetched meanwhile, by transposes
+  // What lies so far beyond src is read soon, what lies so far beyond dst written: fetched meanwhile.
+  int64_t src_ahead = 0, dst_ahead = 0;  // by transposes only; 0: nothing
 };
 
 constexpr int kMaxVectors = 4;                               // largest nv of any ISA

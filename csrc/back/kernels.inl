@@ -141,10 +141,15 @@ void copy_transposed(const Copy2d& c, const scalar_t* src, scalar_t* dst) {
   constexpr int L = kLanes<scalar_t>;
   const bool streams = c.stream && streams_to(c, dst);
   const auto block = [&](int64_t r, int64_t j) {
-    if (c.ahead) {
-      const scalar_t* next = src + c.ahead + r * Step + j * c.src_col;
-      const int64_t lines = c.cols - j < L ? c.cols - j : L;
-      for (int64_t i = 0; i < lines; ++i) __builtin_prefetch(next + i * c.src_col, 0, 2);
+    // To L2: of many lines a power of two apart L1 would keep few.
+    const int64_t rows = c.rows - r < L ? c.rows - r : L, cols = c.cols - j < L ? c.cols - j : L;
+    if (c.src_ahead) {
+      const scalar_t* next = src + c.src_ahead + r * Step + j * c.src_col;
+      for (int64_t i = 0; i < cols; ++i) __builtin_prefetch(next + i * c.src_col, 0, 2);
+    }
+    if (c.dst_ahead && !streams) {
+      const scalar_t* next = dst + c.dst_ahead + r * c.dst_row + j;
+      for (int64_t i = 0; i < rows; ++i) __builtin_prefetch(next + i * c.dst_row, 1, 2);
     }
     transpose_block<Step>(c, src + r * Step + j * c.src_col, dst + r * c.dst_row + j, c.rows - r, c.cols - j,
                           streams);
@@ -195,9 +200,9 @@ void copy_unzipped(const Copy2d& c, const scalar_t* src, scalar_t* dst) {
   for (int64_t j = 0; j < c.cols; j += L) {
     const int n = static_cast<int>(c.cols - j < L ? c.cols - j : L);
     Vec<scalar_t> v[K], row[K];
-    if (c.ahead) {
+    if (c.src_ahead) {
       TCE_UNROLL
-      for (int k = 0; k < K; ++k) __builtin_prefetch(src + c.ahead + K * j + k * L);
+      for (int k = 0; k < K; ++k) __builtin_prefetch(src + c.src_ahead + K * j + k * L);
     }
     TCE_UNROLL
     for (int k = 0; k < K; ++k) {
@@ -257,8 +262,9 @@ void copy_2d(const Copy2d& given, const scalar_t* src, scalar_t* dst) {
   if (c.rows == 2 && c.dst_row == 1 && c.dst_col == 2 && c.src_col == 1) return copy_zipped(c, src, dst);
   // A copy and its transpose are one job: let the columns be what is contiguous in dst.
   if (c.dst_row == 1 && c.dst_col != 1) {
-    c = {given.cols,    given.rows,    given.src_col, given.src_row,
-         given.dst_col, given.dst_row, given.stream,  given.ahead};
+    c.rows = given.cols, c.cols = given.rows;
+    c.src_row = given.src_col, c.src_col = given.src_row;
+    c.dst_row = given.dst_col, c.dst_col = given.dst_row;
   }
   if (c.dst_col != 1) return copy_elements(c, src, dst);
   if (c.src_col == 1) return copy_rows(c, src, dst);

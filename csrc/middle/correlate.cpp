@@ -260,7 +260,10 @@ class Worker {
       return store_subpixel_row(kernels_, tiles, lanes_, c_.subpixel, o0, valid, row % c_.out_h,
                                 item_.col_first, cols_, out);
     }
-    kernels_.copy_2d({valid, cols_, 1, lanes_, sc, sw, c_.stream}, tiles, result_row(row) + o0 * sc);
+    // Meanwhile the lines of the next row, one in each channel, are fetched.
+    const int64_t ahead = c_.out_h > 1 ? sh : 0;
+    kernels_.copy_2d({valid, cols_, 1, lanes_, sc, sw, c_.stream, 0, ahead}, tiles,
+                     result_row(row) + o0 * sc);
   }
 
   const Correlation<scalar_t>& c_;

@@ -275,7 +275,7 @@ void pack_wide(const Kernels<scalar_t>& kernels, const scalar_t* src, int64_t sr
   const SourceRuns::Run& first = columns.runs[0];
   Copy2d copy{
       static_cast<int64_t>(wide.count), wide.inside.end - wide.inside.begin, 1, columns.step, first.count, 1};
-  copy.ahead = 4 * src_h;
+  copy.src_ahead = 4 * src_h;
   src += first.position + wide.inside.begin * columns.step;
   dst += first.base + wide.inside.begin;
   // In the order in which the rows lie in memory, across the runs.
