@@ -186,12 +186,13 @@ double plan_lanewise_correlation(Plan& plan, const Kernels<scalar_t>& k) {
   if (plan.source_bytes > 4 * kSourceBytes || plan.weight_bytes > kWeightBytes) return kNever;
   plan.scratch_bytes = plan.source_bytes + plan.weight_bytes + plan.tile_bytes +
                        scratch_bytes(plan.kh_block * g.kW, sizeof(KStep));
-  // Two loads for an FMA. Planes of several channels come from L2, if they fit there (measured: 1.4 times).
-  const double step = std::max(1 / k.fma_per_cycle, 1.1 * load_cycles(plan, true)) * (s.C > 1 ? 1.4 : 1.0);
   // Groups, or result channels where these lie side by side: a block then reads no more than two vectors of
   // channels.
   const int64_t groups = s.O > 0 ? ceil_div(L, s.O) + (L % s.O == 0 ? 0 : 1) : 0;
   plan.spread = plan.layout.channels_inner && (s.C > 1 || s.O > 1) && groups * s.C <= 2 * L;
+  // Two loads for an FMA. Planes of several channels come from L2, if they fit there (measured).
+  const double several = s.C == 1 ? 1.0 : plan.spread ? 1.4 : 1.7;
+  const double step = several * std::max(1 / k.fma_per_cycle, 1.1 * load_cycles(plan, true));
   const int64_t units = plan.spread ? g.G * s.O : g.G;
   const double lane_use =
       static_cast<double>(ceil_div(units, L) * (plan.spread ? 1 : s.O)) / static_cast<double>(g.G * s.O);
@@ -235,7 +236,9 @@ double plan_lanewise_weight(Plan& plan, const Kernels<scalar_t>& k) {
   plan.scratch_bytes =
       plan.source_bytes + plan.weight_bytes + plan.tile_bytes + scratch_bytes(pixels, sizeof(KStep));
   const double mr = g.dilation_w == 1 ? static_cast<double>(balanced(g.kW, plan.mr)) : 1.0;
-  const double step = std::max({mr / k.fma_per_cycle, (mr + 1) * load_cycles(plan, true), 4.0}) / mr;
+  const double several = g.Ci > 1 ? 1.4 : 1.0;  // as above
+  const double step =
+      several * std::max({mr / k.fma_per_cycle, (mr + 1) * load_cycles(plan, true), 4.0}) / mr;
   const double lane_use = static_cast<double>(ceil_div(g.G, L)) / static_cast<double>(g.G);
   const Move move = lanewise_move(plan);
   return step * lane_use * static_cast<double>(g.Ci * g.Co * g.kH * g.kW) * static_cast<double>(g.oH * g.oW) +
