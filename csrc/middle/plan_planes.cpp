@@ -346,8 +346,9 @@ double plan_rows_correlation(Plan& plan, const Kernels<scalar_t>& k) {
   const double row = std::max({taps_h * mr * nv / window / k.fma_per_cycle,
                                nv * load_cycles(plan, false) + taps_h * mr / window / 2, 4.0}) +
                      nv * mask_cycles(plan, k);
-  // With a stride sources are split into even and odd columns (both factors measured).
-  const double tile = (mode == RowMode::kPairs ? 1.5 : 1.1) * taps_w * window * row + 12 * nv + 8;
+  // Measured: with a stride sources are split into even and odd columns, or it is results that are two vectors.
+  const double factor = mode == RowMode::kPairs ? 1.5 : mode == RowMode::kZipped ? 0.8 : 1.1;
+  const double tile = factor * taps_w * window * row + 12 * nv + 8;
   const double phases = static_cast<double>(std::clamp<int64_t>(s.out_h, 1, s.h.out_step) *
                                             std::clamp<int64_t>(s.out_w, 1, s.w.out_step));
   const double sums = chunks(plan, s.out_h, s.out_w) * phases * static_cast<double>(s.C * s.O) *
