@@ -35,6 +35,7 @@ LARGER = [
 PAST_THE_CACHES = [
     conv("past_the_caches_dense", (64, 64), 64, 1, n=15),
     conv("past_the_caches_groups", (2, 2), 64, 3, padding=1, groups=32, n=15),
+    conv("past_the_caches_depthwise", (1, 1), 64, 3, padding=1, groups=60, n=15),
     conv("past_the_caches_odd", (1, 1), (61, 63), 3, padding=1, groups=63, n=16),
 ]
 
@@ -114,7 +115,7 @@ def test_every_algorithm(
 
 # batch[n] = the sample alone, where only the batch is large enough to be written past the caches, in rows of
 # whole aligned vectors and in others.
-@pytest.mark.parametrize("algorithm", ["direct", "lanewise"], indirect=True)
+@pytest.mark.parametrize("algorithm", ["direct", "lanewise", "rows"], indirect=True)
 @pytest.mark.parametrize("threads", [2], indirect=True)
 @pytest.mark.parametrize("layout", LAYOUT_NAMES)
 @pytest.mark.parametrize("contraction", [FORWARD, GRAD_INPUT], ids=str)

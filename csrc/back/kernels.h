@@ -108,6 +108,7 @@ struct RowProblem {
   int64_t planes, tiles, cols;
   int64_t skip;  // kZipped, sweeps only
   bool accumulate;
+  bool stream;  // sweeps: write past the caches where all vectors are whole and aligned
 };
 
 // The weight gradient of kh x kw kernel elements, one sum for each lane:

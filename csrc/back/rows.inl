@@ -185,6 +185,23 @@ TCE_INLINE auto sweep_weights(const scalar_t* w, int64_t w_row, V* vectors, scal
   }
 }
 
+// Whether a sweep's results are whole aligned vectors, to be written past the caches.
+template <int Bytes, class scalar_t>
+TCE_INLINE bool sweep_streams(const RowProblem<scalar_t>& p) {
+  constexpr int L = kLanes<scalar_t, Bytes>;
+  return Bytes == kVectorBytes && p.stream && !p.accumulate &&
+         (p.cols | p.result_row | p.result_plane) % L == 0 &&
+         reinterpret_cast<uintptr_t>(p.result) % kVectorBytes == 0;
+}
+
+template <int Bytes, class scalar_t>
+TCE_INLINE void store_result(scalar_t* at, Vec<scalar_t, Bytes> v, int n, bool streams) {
+  if constexpr (Bytes == kVectorBytes) {
+    if (streams && n > 0) return stream(at, v);
+  }
+  store_partial(at, v, n);
+}
+
 // Step: source rows, and columns, from a result to the next.
 template <int K, int Step, int Bytes, int NV, class scalar_t, int... I>
 TCE_INLINE void sweep_plane(const RowProblem<scalar_t>& p, const scalar_t* x, const scalar_t* weights,
@@ -205,6 +222,7 @@ TCE_INLINE void sweep_plane(const RowProblem<scalar_t>& p, const scalar_t* x, co
   const int64_t begin = p.segments->begin, end = p.segments->end, rows = p.tiles;
   const int64_t x_row = p.x_row, result_row = p.result_row;
   const bool accumulate = p.accumulate;
+  const bool streams = sweep_streams<Bytes>(p);
   const int last = static_cast<int>(p.cols - (NV - 1) * L);
   V acc[T][NV] = {};  // [q]: the result q rows above the one that begins
   const auto begin_row = [&] {
@@ -221,7 +239,7 @@ TCE_INLINE void sweep_plane(const RowProblem<scalar_t>& p, const scalar_t* x, co
     for (int v = 0; v < NV; ++v) {
       const int n = v == NV - 1 ? last : L;
       const V before = accumulate ? load_lanes<Bytes>(result + v * L, (1u << n) - 1) : V{} + start;
-      store_partial(result + v * L, acc[T - 1][v] + before, n);
+      store_result<Bytes>(result + v * L, acc[T - 1][v] + before, n, streams);
     }
     result += result_row;
   };
@@ -263,6 +281,7 @@ TCE_INLINE void zipped_sweep_plane(const RowProblem<scalar_t>& p, const scalar_t
   const bool accumulate = p.accumulate;
   const int low_lanes = static_cast<int>(p.cols < L ? p.cols : L),
             high_lanes = static_cast<int>(p.cols) - low_lanes;
+  const bool streams = sweep_streams<Bytes>(p);
   int64_t row = -p.skip;
   result -= p.skip * p.result_row;
   V acc[K][2] = {};  // [k]: with the even, the odd kernel columns
@@ -281,9 +300,9 @@ TCE_INLINE void zipped_sweep_plane(const RowProblem<scalar_t>& p, const scalar_t
       const V even = odd_first ? acc[k][1] : acc[k][0], odd = odd_first ? acc[k][0] : acc[k][1];
       V low = zip_low(even, odd, all), high = zip_high(even, odd, all);
       low += accumulate ? load_lanes<Bytes>(result, (1u << low_lanes) - 1) : V{} + start;
-      store_partial(result, low, low_lanes);
+      store_result<Bytes>(result, low, low_lanes, streams);
       high += accumulate ? load_lanes<Bytes>(result + L, (1u << high_lanes) - 1) : V{} + start;
-      store_partial(result + L, high, high_lanes);
+      store_result<Bytes>(result + L, high, high_lanes, streams);
     }
     TCE_UNROLL
     for (int k = 0; k < K; ++k) {
@@ -308,6 +327,7 @@ __attribute__((noinline)) void sweep_kernel(const RowProblem<scalar_t>& p) {
                                       std::make_integer_sequence<int, (K + step - 1) / step - 1>());
     }
   }
+  if (sweep_streams<Bytes>(p)) finish_streams();
 }
 
 // One row of X with the rows of dY that it meets: row Low ... High kernel rows before it.

@@ -346,7 +346,7 @@ double plan_rows_correlation(Plan& plan, const Kernels<scalar_t>& k) {
   const double row = std::max({taps_h * mr * nv / window / k.fma_per_cycle,
                                nv * load_cycles(plan, false) + taps_h * mr / window / 2, 4.0}) +
                      nv * mask_cycles(plan, k);
-  // Measured: with a stride sources are split into even and odd columns, or it is results that are two vectors.
+  // Measured: with a stride sources are split into even and odd columns, or results are two vectors.
   const double factor = mode == RowMode::kPairs ? 1.5 : mode == RowMode::kZipped ? 0.8 : 1.1;
   const double tile = factor * taps_w * window * row + 12 * nv + 8;
   const double phases = static_cast<double>(std::clamp<int64_t>(s.out_h, 1, s.h.out_step) *

@@ -130,6 +130,7 @@ class Worker {
     tile.second_width = job.second_width;
     tile.skip = job.skip;
     tile.accumulate = c0 > 0 || !job.first;
+    tile.stream = c_.stream;
     for (const RowTiles& tiles : job.tiles) {
       tile.tiles = tiles.count;
       tile.segments = tiles.segments.data();
