@@ -52,6 +52,7 @@ SourceRuns make_source_runs(const Axis& axis, int64_t first, int64_t last, bool 
   SourceRuns runs = {};
   runs.step = dense ? 1 : axis.source_step;
   runs.out_step = dense ? axis.source_step : 1;
+  runs.wide = runs.step >= kWideStep || (runs.step == 2 && last - first >= kWideRow);
   struct Range {
     int64_t residue, low, high, base;
   };
@@ -87,7 +88,7 @@ SourceRuns make_source_runs(const Axis& axis, int64_t first, int64_t last, bool 
     range.low = std::min(range.low, j.begin * runs.out_step + offset);
     range.high = std::max(range.high, (j.end - 1) * runs.out_step + offset);
   });
-  if (!dense && runs.step >= kWideStep && !ranges.empty()) {
+  if (runs.wide && !ranges.empty()) {
     int64_t low = INT64_MAX, high = INT64_MIN;
     for (const Range& range : ranges) low = std::min(low, range.low), high = std::max(high, range.high);
     for (Range& range : ranges) range.low = low, range.high = high;
@@ -131,7 +132,7 @@ struct Transposed {
 // The residues of a wide step that follow each other without a gap.
 Transposed transposed_runs(const SourceRuns& columns, int64_t source_w) {
   Transposed t;
-  if (columns.step < kWideStep || columns.runs.empty()) return t;
+  if (!columns.wide || columns.runs.empty()) return t;
   t.count = 1;
   t.inside = inside(columns.runs[0], columns.step, source_w);
   while (t.count < columns.runs.size() &&

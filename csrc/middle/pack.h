@@ -26,8 +26,9 @@ constexpr int64_t line_stride(int64_t elements, int64_t element_size) {
   return elements * element_size % 256 == 0 ? elements + 64 / element_size : elements;
 }
 
-// Of this step between neighbouring packed columns or more, see SourceRuns.
-constexpr int64_t kWideStep = 2;
+// Of this step between neighbouring packed columns or more, and of a step of 2 in rows of so many results, see
+// SourceRuns::wide.
+constexpr int64_t kWideStep = 3, kWideRow = 64;
 
 // The source rows of a chunk of result rows. Result rows are numbered over the whole batch:
 // row = n * out_size + out.
@@ -51,8 +52,10 @@ struct SourceRuns {
   struct Run {
     int64_t position, count, base;  // positions position + i * step, i < count, at packed elements base + i
   };
-  // With a step of at least kWideStep all residues have runs of one length that begin at neighbouring
-  // positions, so that they can be packed as one transposed block.
+  // All residues have runs of one length that begin at neighbouring positions, so that they can be packed as
+  // one transposed block. (Of short rows with a step of 2, every second element of all channels at once takes
+  // fewer calls.)
+  bool wide;
   int64_t step;           // between neighbouring packed elements
   int64_t out_step;       // packed elements from result j to result j + 1 of a phase
   int64_t length;         // packed elements
