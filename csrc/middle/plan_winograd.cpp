@@ -31,11 +31,7 @@ constexpr double kNarrow = 0;
 // Elements of the packed rows of a chunk of tiles, and of a row of zeros, for one vector of channels.
 int64_t packed_pixels(const Plan& plan, int64_t residues_h, int64_t residues_w) {
   const WinogradAxis &h = plan.winograd_h, &w = plan.winograd_w;
-  // Tile rows that follow each other share rows, but not with those of another image or residue.
-  const int64_t rows = std::min(part_span(h, residues_h) * plan.rows,
-                                residues_h * h.results() * plan.rows +
-                                    (part_span(h, residues_h) - 1) * (plan.geometry.dilation_h + plan.rows));
-  return (rows + 1) * plan.geometry.dilation_w *
+  return (part_span(h, residues_h) * plan.rows + 1) * plan.geometry.dilation_w *
          (residues_w * w.results() * (plan.cols - 1) + part_span(w, residues_w));
 }
 
