@@ -135,6 +135,23 @@ FREE = [
     free("strided_free_sizes", (2, 3), (8, 21), (7, 6), (3, 2), (3, 2), (2, 5), (2, 3)),
 ]
 
+# Kernel elements that meet padding alone, in all results.
+CROPPED = [
+    conv("cropped_to_one_element", (5, 6), (7, 9), 3, padding=(8, 10), dilation=(8, 10)),
+    conv("cropped_at_both_ends", (3, 4), (4, 9), (5, 3), padding=(6, 1), dilation=(3, 1)),
+    conv(
+        "cropped_at_one_end_stride_2",
+        (3, 20),
+        (5, 5),
+        (3, 5),
+        stride=2,
+        padding=(1, 6),
+        dilation=(1, 2),
+        groups=2,
+    ),
+    conv("cropped_to_1x1_many_channels", (40, 33), (9, 8), 3, padding=12, dilation=12),
+]
+
 # Cache blocks: more channels, pixels or kernel elements than one holds, and what shifts their borders.
 BLOCKS = [
     conv("segments_and_k_blocks_stride_2", (40, 5), (3, 1301), 3, stride=2, padding=1, n=1),
@@ -202,6 +219,7 @@ CASES: list[Geometry] = [
     *GROUPS,
     *TRANSPOSED,
     *FREE,
+    *CROPPED,
     *BLOCKS,
     *WINOGRAD,
     *EMPTY,

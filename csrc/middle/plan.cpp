@@ -28,6 +28,28 @@ bool is_pointwise(const ConvGeometry& g) {
 
 }  // namespace
 
+Cropped cropped(const ConvGeometry& g) {
+  Cropped c{g, 0, 0};
+  const auto crop = [](int64_t i, int64_t o, int64_t& k, int64_t stride, int64_t& padding, int64_t dilation,
+                       int64_t& first) {
+    const auto meets = [&](int64_t element) {
+      const int64_t offset = element * dilation - padding,
+                    o_first = std::max<int64_t>(0, ceil_div(-offset, stride));
+      return o_first < o && o_first * stride + offset < i;
+    };
+    int64_t begin = 0, end = k;
+    while (begin < end && !meets(begin)) ++begin;
+    while (begin < end && !meets(end - 1)) --end;
+    if (begin == end) return;  // no term at all: left as it is
+    first = begin;
+    k = end - begin;
+    padding -= begin * dilation;
+  };
+  crop(g.iH, g.oH, c.geometry.kH, g.stride_h, c.geometry.padding_h, g.dilation_h, c.kh);
+  crop(g.iW, g.oW, c.geometry.kW, g.stride_w, c.geometry.padding_w, g.dilation_w, c.kw);
+  return c;
+}
+
 bool is_fully_connected(const ConvGeometry& g) {
   return g.G == 1 && g.oH == 1 && g.oW == 1 && g.kH == g.iH && g.kW == g.iW && g.kH * g.kW > 1 &&
          g.padding_h == 0 && g.padding_w == 0 && g.dilation_h == 1 && g.dilation_w == 1;
