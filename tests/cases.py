@@ -137,18 +137,9 @@ FREE = [
 
 # Kernel elements that meet padding alone, in all results.
 CROPPED = [
-    conv("cropped_to_one_element", (5, 6), (7, 9), 3, padding=(8, 10), dilation=(8, 10)),
-    conv("cropped_at_both_ends", (3, 4), (4, 9), (5, 3), padding=(6, 1), dilation=(3, 1)),
-    conv(
-        "cropped_at_one_end_stride_2",
-        (3, 20),
-        (5, 5),
-        (3, 5),
-        stride=2,
-        padding=(1, 6),
-        dilation=(1, 2),
-        groups=2,
-    ),
+    conv("cropped_to_one_element", (5, 6), (8, 9), 3, padding=(9, 10), dilation=(9, 10)),
+    conv("cropped_at_both_ends", (3, 4), (4, 20), (5, 3), padding=(6, 1), dilation=(3, 1)),
+    free("cropped_at_one_end", (3, 20), (6, 9), (8, 9), (4, 2), dilation=(3, 1), groups=2),
     conv("cropped_to_1x1_many_channels", (40, 33), (9, 8), 3, padding=12, dilation=12),
 ]
 

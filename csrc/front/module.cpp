@@ -108,7 +108,7 @@ py::dict plan(const std::string& contraction, const std::string& dtype, const st
   ConvGeometry g = geometry_from(sizes);
   const double flops =
       2.0 * static_cast<double>(g.G * g.Ci * g.Co * g.kH * g.kW) * static_cast<double>(g.oH * g.oW);
-  g = cropped(g).geometry;
+  g = cropped(which, g).geometry;
   if (is_fully_connected(g)) g = as_pointwise(g);
   const bool is_float = choice<bool>("dtype", dtype, {{"float32", true}, {"float64", false}});
   const bool channels_last = choice<bool>("layout", layout, {{"nchw", false}, {"channels_last", true}});

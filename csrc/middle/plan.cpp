@@ -26,10 +26,14 @@ bool is_pointwise(const ConvGeometry& g) {
          g.padding_w == 0 && g.iH == g.oH && g.iW == g.oW;
 }
 
+// Fewest pixels of a result whose kernels are cropped.
+constexpr int64_t kCroppedPixels = 64;
+
 }  // namespace
 
-Cropped cropped(const ConvGeometry& g) {
+Cropped cropped(Contraction contraction, const ConvGeometry& g) {
   Cropped c{g, 0, 0};
+  if (contraction == Contraction::kGradWeight || g.oH * g.oW < kCroppedPixels) return c;
   const auto crop = [](int64_t i, int64_t o, int64_t& k, int64_t stride, int64_t& padding, int64_t dilation,
                        int64_t& first) {
     const auto meets = [&](int64_t element) {

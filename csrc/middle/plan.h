@@ -107,12 +107,13 @@ template <class scalar_t>
 Plan make_direct_plan(const Plan& plan, const KernelTable& table);
 
 // A geometry without the outer kernel elements that meet padding alone in all results (3x3 with a dilation as
-// large as the image: all but one), and the first that is left.
+// large as the image: all but one), and the first that is left. Not for results of few pixels, where packing parts
+// of kernels costs more than their products; nor for grad_weight, where the others would be written apart.
 struct Cropped {
   ConvGeometry geometry;
   int64_t kh, kw;
 };
-Cropped cropped(const ConvGeometry& geometry);
+Cropped cropped(Contraction contraction, const ConvGeometry& geometry);
 
 // A kernel that covers the image, for one pixel of Y (a fully connected layer on an image): the elements of
 // the image may be taken as channels.

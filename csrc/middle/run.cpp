@@ -57,15 +57,6 @@ bool make_pointwise(Contraction contraction, const ConvGeometry& g, Operands<sca
 }
 
 template <class scalar_t>
-void clear(const TensorView<scalar_t>& w, const ConvGeometry& g) {
-  for (int64_t co = 0; co < g.G * g.Co; ++co)
-    for (int64_t ci = 0; ci < g.Ci; ++ci)
-      for (int64_t kh = 0; kh < g.kH; ++kh)
-        for (int64_t kw = 0; kw < g.kW; ++kw)
-          w.data[co * w.stride[0] + ci * w.stride[1] + kh * w.stride[2] + kw * w.stride[3]] = 0;
-}
-
-template <class scalar_t>
 bool is_finite(const TensorView<scalar_t>& w, const ConvGeometry& g) {
   scalar_t sum = 0;  // of zeros while all elements are finite
   for (int64_t co = 0; co < g.G * g.Co; ++co)
@@ -82,14 +73,10 @@ bool is_finite(const TensorView<scalar_t>& w, const ConvGeometry& g) {
 template <class scalar_t>
 void run(Contraction contraction, const ConvGeometry& geometry, const Operands<scalar_t>& operands,
          const PlanOptions& options, const KernelTable& table, int threads) {
-  if (const Cropped c = cropped(geometry); c.geometry.kH < geometry.kH || c.geometry.kW < geometry.kW) {
+  if (const Cropped c = cropped(contraction, geometry);
+      c.geometry.kH < geometry.kH || c.geometry.kW < geometry.kW) {
     Operands<scalar_t> t = operands;
-    if (contraction == Contraction::kGradWeight) {
-      clear(t.result, geometry);
-      t.result.data += c.kh * t.result.stride[2] + c.kw * t.result.stride[3];
-    } else {
-      t.b.data += c.kh * t.b.stride[2] + c.kw * t.b.stride[3];
-    }
+    t.b.data += c.kh * t.b.stride[2] + c.kw * t.b.stride[3];
     return run(contraction, c.geometry, t, options, table, threads);
   }
   if (Operands<scalar_t> joined = operands; make_pointwise(contraction, geometry, joined))
