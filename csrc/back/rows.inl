@@ -330,6 +330,19 @@ __attribute__((noinline)) void sweep_kernel(const RowProblem<scalar_t>& p) {
   if (sweep_streams<Bytes>(p)) finish_streams();
 }
 
+// sums[r][c] += acc[r][c]: rows `stride` apart, vectors side by side.
+template <int Rows, int Cols, class scalar_t>
+TCE_INLINE void add_to_sums(const Vec<scalar_t> (*acc)[Cols], scalar_t* sums, int64_t stride) {
+  TCE_UNROLL
+  for (int r = 0; r < Rows; ++r) {
+    TCE_UNROLL
+    for (int c = 0; c < Cols; ++c) {
+      scalar_t* at = sums + r * stride + c * kLanes<scalar_t>;
+      store(at, load(at) + acc[r][c]);
+    }
+  }
+}
+
 // One row of X with the rows of dY that it meets: row Low ... High kernel rows before it.
 template <int Low, int High, int KW, bool Whole, class scalar_t>
 TCE_INLINE void add_products(const scalar_t* x, const scalar_t* dy, int64_t dy_row, const int32_t* taps,
@@ -367,19 +380,9 @@ TCE_INLINE void add_rows(const RowWeightProblem<scalar_t>& p, Vec<scalar_t> (*ac
 
 template <class scalar_t, int KH, int KW>
 __attribute__((noinline)) void row_weight_kernel(const RowWeightProblem<scalar_t>& p) {
-  constexpr int L = kLanes<scalar_t>;
   Vec<scalar_t> acc[KH][KW] = {};
   add_rows<KH, KW>(p, acc, std::make_integer_sequence<int, KH - 1>());
-  scalar_t* const sums = p.sums;
-  const int64_t stride = p.sums_row;
-  TCE_UNROLL
-  for (int k = 0; k < KH; ++k) {
-    TCE_UNROLL
-    for (int u = 0; u < KW; ++u) {
-      scalar_t* at = sums + k * stride + u * L;
-      store(at, load(at) + acc[k][u]);
-    }
-  }
+  add_to_sums<KH, KW, scalar_t>(acc, p.sums, p.sums_row);
 }
 
 // A vector of columns of all channels and kernel elements.
@@ -417,16 +420,7 @@ __attribute__((noinline)) void channel_weight_kernel(const ChannelWeightProblem<
     x += p.x_row - whole;
     dy += p.dy_row - whole;
   }
-  scalar_t* const sums = p.sums;
-  const int64_t stride = p.sums_row;
-  TCE_UNROLL
-  for (int i = 0; i < MR; ++i) {
-    TCE_UNROLL
-    for (int u = 0; u < NT; ++u) {
-      scalar_t* at = sums + i * stride + u * L;
-      store(at, load(at) + acc[i][u]);
-    }
-  }
+  add_to_sums<MR, NT, scalar_t>(acc, p.sums, p.sums_row);
 }
 
 }  // namespace

@@ -95,12 +95,10 @@ PanelCut cut_correlation(const Plan& plan, const CorrelationSize& size, int64_t 
 }
 
 PanelCut cut_winograd(const Plan& plan, const CorrelationSize& size, int64_t channels, int threads) {
-  const ConvGeometry& g = plan.geometry;
   const double products = static_cast<double>(product_count(plan));
   const WinogradCycles cycles = winograd_cycles(plan);
   // Parts of the source are as channels.
-  const int64_t blocks = plan.winograd_h.blocks * plan.winograd_w.blocks;
-  const int64_t parts = plan.contraction == Contraction::kForward ? g.stride_h * g.stride_w * blocks : blocks;
+  const int64_t parts = part_count(plan);
   const double groups = static_cast<double>(parts * ceil_div(channels, plan.lanes)), c = groups * plan.lanes;
   return cut_panels(plan, size, threads, [&](int64_t rows, int64_t panels) {
     const double tiles = static_cast<double>(rows * std::min(plan.cols, size.cols));
@@ -141,8 +139,7 @@ WeightCut cut_grad_weight(const Plan& plan, int64_t pixels, int threads) {
 
 WeightCut cut_winograd_weight(const Plan& plan, int64_t tiles, int threads) {
   const double t = static_cast<double>(tiles), products = static_cast<double>(product_count(plan));
-  const int64_t parts =
-      plan.geometry.stride_h * plan.geometry.stride_w * plan.winograd_h.blocks * plan.winograd_w.blocks;
+  const int64_t parts = part_count(plan);
   const WinogradCycles cycles = winograd_cycles(plan);
   // All of kh is one item's: the products mix it.
   WeightCut cut = cut_weight(plan, 1, 1, threads, [&](int64_t panels, int64_t channels, int64_t) {

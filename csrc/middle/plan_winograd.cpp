@@ -83,7 +83,7 @@ double plan_correlation(Plan& plan, const Kernels<scalar_t>& k) {
   const int64_t source_h = is_forward ? g.stride_h : 1, source_w = is_forward ? g.stride_w : 1;
   const int64_t out_h = is_forward ? 1 : g.stride_h, out_w = is_forward ? 1 : g.stride_w;
   const int64_t tiles = g.dilation_h * tile_count(h, g.dilation_h, axis_h.results()) * g.dilation_w * tiles_w;
-  const int64_t parts = source_h * axis_h.blocks * source_w * axis_w.blocks;
+  const int64_t parts = part_count(plan);
   const int64_t groups = parts * ceil_div(summed, L);
   const double product_cycles = choose_tile(plan, k, tiles, channels, kNarrow, static_cast<int>(out_w));
   if (plan.nv == 0) return kNever;
@@ -131,7 +131,7 @@ double plan_grad_weight(Plan& plan, const Kernels<scalar_t>& k) {
   const int64_t products = product_count(plan), L = k.lanes, es = plan.element_size;
   const int64_t tiles_h = tile_count(g.oH, g.dilation_h, axis_h.results());
   const int64_t tiles_w = tile_count(g.oW, g.dilation_w, axis_w.results());
-  const int64_t parts = g.stride_h * axis_h.blocks * g.stride_w * axis_w.blocks, groups = ceil_div(g.Ci, L);
+  const int64_t parts = part_count(plan), groups = ceil_div(g.Ci, L);
   plan.kh_block = g.kH;
   plan.kw_block = g.kW;
   plan.c_block = balanced(groups * L, std::max<int64_t>(L, kItemChannels / parts));

@@ -38,12 +38,14 @@ void part_taps(const Plan& plan, const KernelPart& part, int64_t unit, bool reve
   }
 }
 
-Axis tile_axis(int64_t tiles, int64_t step, int64_t source_size, int64_t first, int64_t count,
-               int64_t dilation) {
-  Axis axis{tiles * dilation, source_size, dilation, step, {}};
-  for (int64_t a = 0; a < dilation; ++a) {
+Axis tile_axis(const WinogradAxis& tile, int64_t results, int64_t step, int64_t span, int64_t source_size,
+               int64_t first, int64_t dilation, bool dense) {
+  const int64_t tiles = tile_count(results, dilation, tile.results());
+  const int64_t residues = dense ? 1 : dilation, count = dense ? span * dilation : span;
+  Axis axis{tiles * residues, source_size, residues, tile.results() * step * dilation, {}};
+  for (int64_t a = 0; a < residues; ++a) {
     Phase phase{tiles, {}};
-    for (int64_t i = 0; i < count; ++i) phase.taps.push_back({i, first + a + i * dilation});
+    for (int64_t i = 0; i < count; ++i) phase.taps.push_back({i, first + a + i * residues});
     axis.phases.push_back(std::move(phase));
   }
   return axis;
@@ -94,9 +96,9 @@ Shape make_shape(const Correlation<scalar_t>& c, const Plan& plan) {
     const ResidueRange u = is_forward ? ResidueRange{0, out} : residue_range(out, stride, padding);
     const int64_t sources = is_forward ? stride : 1;
     first = is_forward ? 0 : stride * u.first - padding;
-    axis = tile_axis(tile_count(u.count, dilation, tile.results()), tile.results() * sources * dilation,
-                     source, is_forward ? -padding : u.first - dilation * (tile.taps * tile.blocks - 1),
-                     part_span(tile, sources) * (dense ? dilation : 1), dense ? 1 : dilation);
+    axis = tile_axis(tile, u.count, sources, part_span(tile, sources), source,
+                     is_forward ? -padding : u.first - dilation * (tile.taps * tile.blocks - 1), dilation,
+                     dense);
   };
   set_axis(plan.winograd_h, c.out_h, c.source_h, g.stride_h, g.padding_h, g.dilation_h, false, s.first_h,
            s.rows);
@@ -124,7 +126,7 @@ class Worker {
         tile_cols_((item.col_last - item.col_first) * plan.geometry.dilation_w),
         tiles_(tile_rows_ * tile_cols_),
         groups_(ceil_div(c.C, kernels.lanes)),
-        parts_(shape.parts_h * shape.parts_w),
+        parts_(part_count(plan)),
         products_(product_count(plan)),
         v_plane_(plane_stride(parts_ * groups_ * tiles_ * lanes_, lanes_)) {
     v_ = scratch_.take_bytes<scalar_t>(plan.source_bytes);

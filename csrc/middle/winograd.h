@@ -71,6 +71,12 @@ inline int64_t part_offset(const WinogradAxis& axis, int64_t residues, int64_t i
 inline int64_t part_span(const WinogradAxis& axis, int64_t residues) {
   return residues * (axis.points + axis.taps * (axis.blocks - 1));
 }
+// Parts of the source of a plan: X has residues, dY of grad_input has not.
+inline int64_t part_count(const Plan& plan) {
+  const ConvGeometry& g = plan.geometry;
+  const int64_t residues = plan.contraction == Contraction::kGradInput ? 1 : g.stride_h * g.stride_w;
+  return residues * plan.winograd_h.blocks * plan.winograd_w.blocks;
+}
 // A plan that reads more rows for a tile is declined.
 constexpr int64_t kMaxWinogradLines = 64;
 
@@ -91,15 +97,16 @@ struct KernelPart {
 // there is none. `reversed`: in descending order of both.
 void part_taps(const Plan& plan, const KernelPart& part, int64_t unit, bool reversed, int64_t* taps);
 
-// The tiles along an axis: tile t of residue a, with the number t * dilation + a, reads the `count` positions
-// first + t * step + a + i * dilation.
-Axis tile_axis(int64_t tiles, int64_t step, int64_t source_size, int64_t first, int64_t count,
-               int64_t dilation);
-
 // Tiles of each residue.
 inline int64_t tile_count(int64_t results, int64_t dilation, int64_t m) {
   return ceil_div(ceil_div(results, dilation), m);
 }
+
+// The tiles of `tile` along an axis of so many results, whose neighbours read sources `step` apart, in units of the
+// dilation: tile t of residue a of the dilation, with the number t * dilation + a, reads the `span` positions
+// first + t * m * step * dilation + a + i * dilation. `dense`: tile t reads those of all residues at once.
+Axis tile_axis(const WinogradAxis& tile, int64_t results, int64_t step, int64_t span, int64_t source_size,
+               int64_t first, int64_t dilation, bool dense);
 
 // Calls transform(row, lines) for the `count` tile rows of a pixel-major packed source, where lines[i] is
 // the first pixel that the tiles read in the row of tap i. Outside the image that is a row of zeros, which

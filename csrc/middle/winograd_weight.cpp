@@ -48,9 +48,9 @@ class Worker {
         lanes_(kernels.lanes),
         channels_(item.ci.end - item.ci.begin),
         padded_(ceil_div(channels_, lanes_) * lanes_),
-        parts_h_(g.stride_h * plan.winograd_h.blocks),
         parts_w_(g.stride_w * plan.winograd_w.blocks),
-        all_(parts_h_ * parts_w_ * padded_),
+        parts_(part_count(plan)),
+        all_(parts_ * padded_),
         products_(product_count(plan)),
         transforms_(transforms_of(plan, kernels)),
         rows_(x_axis(plan.winograd_h, g.oH, g.iH, g.stride_h, g.padding_h, g.dilation_h, false)),
@@ -82,12 +82,10 @@ class Worker {
   // `dense`: of columns, those of all residues of the dilation at once.
   static Axis x_axis(const WinogradAxis& tile, int64_t o_size, int64_t i_size, int64_t stride,
                      int64_t padding, int64_t dilation, bool dense) {
-    return tile_axis(tile_count(o_size, dilation, tile.results()), tile.results() * stride * dilation, i_size,
-                     -padding, part_span(tile, stride) * (dense ? dilation : 1), dense ? 1 : dilation);
+    return tile_axis(tile, o_size, stride, part_span(tile, stride), i_size, -padding, dilation, dense);
   }
   static Axis dy_axis(const WinogradAxis& tile, int64_t o_size, int64_t dilation, bool dense) {
-    return tile_axis(tile_count(o_size, dilation, tile.results()), tile.results() * dilation, o_size, 0,
-                     tile.results() * (dense ? dilation : 1), dense ? 1 : dilation);
+    return tile_axis(tile, o_size, 1, tile.results(), o_size, 0, dilation, dense);
   }
 
   void sum_chunk(int64_t row_first, int64_t row_last, int64_t col_first, int64_t col_last) {
@@ -174,9 +172,8 @@ class Worker {
     // Of joined groups those blocks of the sums are stored that have both channels in one group.
     const int64_t group_ci = g_.Ci / plan_.joined, group_co = g_.Co / plan_.joined;
     const int64_t lanes = plan_.joined > 1 ? group_co : valid;
-    const int64_t parts = parts_h_ * parts_w_;
-    std::vector<std::array<int64_t, kMaxWinogradTaps * kMaxWinogradTaps>> taps(parts);
-    for (int64_t i = 0; i < parts; ++i) {
+    std::vector<std::array<int64_t, kMaxWinogradTaps * kMaxWinogradTaps>> taps(parts_);
+    for (int64_t i = 0; i < parts_; ++i) {
       const int64_t h = i / parts_w_, w = i % parts_w_;
       part_taps(plan_, {h % g_.stride_h, h / g_.stride_h, w % g_.stride_w, w / g_.stride_w}, panel_lanes,
                 false, taps[i].data());
@@ -189,7 +186,7 @@ class Worker {
       for (int64_t i = 0; i < count; ++i) {
         scalar_t* kernel = edge_ + i * elements * panel_lanes;
         bool finite = true;
-        for (int64_t part = 0; part < parts; ++part) {
+        for (int64_t part = 0; part < parts_; ++part) {
           finite &= transforms_.kernel_grad(d + (part * padded_ + c + i) * panel_lanes, d_plane_, nv,
                                             taps[part].data(), kernel);
         }
@@ -230,7 +227,7 @@ class Worker {
   Scratch scratch_;
   const int64_t lanes_;              // of a vector
   const int64_t channels_, padded_;  // of the item; to a whole number of vectors
-  const int64_t parts_h_, parts_w_;  // of the kernel: residues and blocks
+  const int64_t parts_w_, parts_;    // of the kernel along w, of both axes: residues and blocks
   const int64_t all_;                // channels of all parts
   const int64_t products_;
   const WinogradKernels<scalar_t>& transforms_;
