@@ -231,14 +231,32 @@ void pack_pixel_major(const Kernels<scalar_t>& kernels, const TensorView<const s
 template <class scalar_t>
 void pack_blocked(const Kernels<scalar_t>& kernels, const TensorView<const scalar_t>& x, int64_t channels,
                   int64_t source_w, const RowSlots& rows, const SourceRuns& columns, scalar_t* dst) {
+  // Pixels that are packed together: all their channels, block by block, so that memory is read nearly in the
+  // order in which it lies.
+  constexpr int64_t kStrip = 16;
   const auto [sn, sc, sh, sw] = x.stride;
+  const int64_t lanes = kernels.lanes, row = columns.length * lanes;
   for (const RowSlots::Source& source : rows.source) {
-    for (int64_t c = 0; c < channels; c += kernels.lanes) {
-      pack_pixels(kernels, x.data + source.n * sn + source.position * sh + c * sc, sc, sw,
-                  std::min<int64_t>(kernels.lanes, channels - c), kernels.lanes, source_w, columns, dst,
-                  false);
-      dst += columns.length * kernels.lanes;
+    const scalar_t* src = x.data + source.n * sn + source.position * sh;
+    for (const SourceRuns::Run& run : columns.runs) {
+      const KRange valid = inside(run, columns.step, source_w);
+      scalar_t* d = dst + run.base * lanes;
+      for (int64_t c = 0; c < channels; c += lanes) {
+        // Whole where lanes have no channel.
+        const bool partial = channels - c < lanes;
+        scalar_t* block = d + c / lanes * row;
+        std::fill(block, block + (partial ? run.count : valid.begin) * lanes, scalar_t(0));
+        std::fill(block + valid.end * lanes, block + run.count * lanes, scalar_t(0));
+      }
+      for (int64_t i = valid.begin; i < valid.end; i += kStrip) {
+        const int64_t pixels = std::min(kStrip, valid.end - i);
+        for (int64_t c = 0; c < channels; c += lanes)
+          kernels.copy_2d({pixels, std::min(lanes, channels - c), sw * columns.step, sc, lanes, 1},
+                          src + c * sc + (run.position + i * columns.step) * sw,
+                          d + c / lanes * row + i * lanes);
+      }
     }
+    dst += ceil_div(channels, lanes) * row;
   }
 }
 
