@@ -38,7 +38,7 @@ struct TileProblem {
   int64_t a_outer;
   int64_t b_outer;
   int64_t c_stride;
-  int64_t a_row;  // lanewise only
+  int64_t a_row;  // from row to row of a; microkernel_strided and microkernel_lanewise only
   int64_t outer;
   int64_t inner;
   bool accumulate;
@@ -194,8 +194,8 @@ struct Kernels {
   int max_rows[kMaxVectors + 1];  // [nv] largest mr with that nv; 0: no such kernel
   double fma_per_cycle;           // vector FMAs or multiply-add pairs a core starts in a cycle; for the plan
   Microkernel<scalar_t> microkernel[kMaxVectors + 1][kMaxRows + 1];  // [nv][mr]
-  // The same with row i of the tile at a[... + i * lanes]: rows are blocks of a vector's length.
-  Microkernel<scalar_t> microkernel_blocked[kMaxVectors + 1][kMaxRows + 1];
+  // The same with row i of the tile at a[... + i * a_row].
+  Microkernel<scalar_t> microkernel_strided[kMaxVectors + 1][kMaxRows + 1];
   // Lane by lane instead of an outer product; nv is 1, and both operands are blocks of a vector's length:
   //   c_tile[i * c_stride + j] (+)= sum over o < outer, s < inner of
   //       a[o * a_outer + steps[s].a + i * a_row + j] * b[o * b_outer + steps[s].b + j]      0 <= j < lanes

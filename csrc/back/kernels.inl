@@ -15,15 +15,14 @@ namespace {
 // How row i of the tile reads a:
 //
 //   kBroadcast   one value for all lanes, 1 element after row i - 1
-//   kBlocked     one value for all lanes, `lanes` elements after row i - 1
+//   kStrided     one value for all lanes, `a_row` elements after row i - 1
 //   kLanewise    a vector, `a_row` elements after row i - 1
-enum class Rows { kBroadcast, kBlocked, kLanewise };
+enum class Rows { kBroadcast, kStrided, kLanewise };
 
 template <class scalar_t, int MR, int NV, Rows Kind>
 __attribute__((noinline)) void microkernel(const TileProblem<scalar_t>& p) {
   constexpr int L = kLanes<scalar_t>;
-  constexpr int row_stride = Kind == Rows::kBroadcast ? 1 : L;
-  const int64_t a_row = p.a_row;
+  const int64_t a_row = Kind == Rows::kBroadcast ? 1 : p.a_row;
   Vec<scalar_t> acc[MR][NV] = {};
   const scalar_t* a_base = p.a;
   const scalar_t* b_base = p.b;
@@ -41,7 +40,7 @@ __attribute__((noinline)) void microkernel(const TileProblem<scalar_t>& p) {
           acc[i][0] += bv[0] * load(a + i * a_row);
         } else {
           TCE_UNROLL
-          for (int v = 0; v < NV; ++v) acc[i][v] += bv[v] * a[i * row_stride];
+          for (int v = 0; v < NV; ++v) acc[i][v] += bv[v] * a[i * a_row];
         }
       }
     }
@@ -267,7 +266,10 @@ void copy_2d(const Copy2d& given, const scalar_t* src, scalar_t* dst) {
     c.dst_row = given.dst_col, c.dst_col = given.dst_row;
   }
   if (c.dst_col != 1) return copy_elements(c, src, dst);
-  if (c.src_col == 1) return copy_rows(c, src, dst);
+  if (c.src_col == 1) {
+    if (c.src_row == c.cols && c.dst_row == c.cols) c.cols *= c.rows, c.rows = 1;  // without a gap: one row
+    return copy_rows(c, src, dst);
+  }
   if (c.src_row == 1 && c.src_col == c.rows && c.rows == 2) return copy_unzipped<2>(c, src, dst);
   if (c.src_row == 1 && c.src_col == c.rows && c.rows == 4) return copy_unzipped<4>(c, src, dst);
   if (c.src_row == 1 && c.rows > 1) return copy_transposed<1>(c, src, dst);
@@ -280,7 +282,7 @@ template <class scalar_t, int NV, int... I>
 constexpr void fill_rows(Kernels<scalar_t>& k, std::integer_sequence<int, I...>) {
   k.max_rows[NV] = sizeof...(I);
   ((k.microkernel[NV][I + 1] = microkernel<scalar_t, I + 1, NV, Rows::kBroadcast>), ...);
-  ((k.microkernel_blocked[NV][I + 1] = microkernel<scalar_t, I + 1, NV, Rows::kBlocked>), ...);
+  ((k.microkernel_strided[NV][I + 1] = microkernel<scalar_t, I + 1, NV, Rows::kStrided>), ...);
   if constexpr (NV == 1) {
     ((k.microkernel_lanewise[I + 1] = microkernel<scalar_t, I + 1, 1, Rows::kLanewise>), ...);
   }

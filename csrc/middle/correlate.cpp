@@ -13,9 +13,9 @@
 //
 // Between K blocks the tiles stay in scratch: [panel][row][column][lanes]. Bias is their initial value.
 //
-// Where channels lie side by side (channels_last) nothing is transposed: sources are packed in blocks of a
-// vector of channels, [slot][c / lanes][width][lanes], whose channels are steps of their own; and a full
-// panel's tiles stand in the result itself. The order of the sums is the same, and so are the bits.
+// Where channels lie side by side (channels_last) nothing is transposed: sources are read where they lie, or,
+// with padding between their columns, from copies of their rows, [slot][width][c]; and a full panel's tiles
+// stand in the result itself. The order of the sums is the same, and so are the bits.
 
 #include "correlate.h"
 
@@ -31,6 +31,9 @@
 namespace tce {
 
 namespace {
+
+// Shorter tiles read their weights too often.
+constexpr int64_t kFewestRows = 7;
 
 // A kernel block with its axes.
 struct KernelBlock {
@@ -73,14 +76,14 @@ class Worker {
         scratch_(plan.scratch_bytes),
         lanes_(plan.panel_lanes()),
         cols_(item.col_last - item.col_first),
-        block_(reads_blocks(c, plan) ? kernels.lanes : 1) {
+        pixel_major_(c.source.stride[1] == 1) {
     source_ = scratch_.take_bytes<scalar_t>(plan.source_bytes);
     weight_ = scratch_.take_bytes<scalar_t>(plan.weight_bytes);
     tiles_ = scratch_.take_bytes<scalar_t>(plan.tile_bytes);
     size_t steps = 0;
     for (const KernelBlock& block : blocks)
       steps = std::max(steps, max_taps(block.rows) * max_taps(block.cols));
-    steps_ = scratch_.take<KStep>(static_cast<int64_t>(steps) * block_);
+    steps_ = scratch_.take<KStep>(static_cast<int64_t>(steps));
     // One K block: nothing to keep, every row of tiles is built and stored in the same place.
     const int64_t channel_blocks = std::max<int64_t>(1, ceil_div(c.C, plan.c_block));
     keep_tiles_ = static_cast<int64_t>(blocks.size()) * channel_blocks > 1;
@@ -90,24 +93,15 @@ class Worker {
     for (const KernelBlock& block : blocks_) {
       key_.clear();
       const RowSlots rows = make_row_slots(block.rows, item_.row_first, item_.row_last);
-      SourceRuns columns = make_source_runs(block.cols, item_.col_first, item_.col_last, false);
-      if (block_ == 1) columns.length = line_stride(columns.length, sizeof(scalar_t));
       int64_t c0 = 0;
       do {  // at least once: without channels the result is the bias
         const int64_t channels = std::min(plan_.c_block, c_.C - c0);
-        TensorView<const scalar_t> source = c_.source;
-        source.data += (item_.g * c_.C + c0) * source.stride[1];
-        check_fits(static_cast<int64_t>(rows.source.size()) * padded(channels) * columns.length,
-                   sizeof(scalar_t), plan_.source_bytes);
-        if (block_ == 1) {
-          pack_channel_major(kernels_, source, channels, c_.source_w, rows, columns, source_);
-        } else {
-          pack_blocked(kernels_, source, channels, c_.source_w, rows, columns, source_);
-        }
+        Source source = make_source(block, rows, c0, channels);
         const bool first = &block == &blocks_.front() && c0 == 0;
         const bool last = &block == &blocks_.back() && c0 + channels >= c_.C;
         for (int64_t p = item_.panel_first; p < item_.panel_last; ++p) {
-          run_panel(block, rows, columns, p, c0, channels, first, last);
+          run_panel(block, rows, source, p, c0, channels, first, last);
+          source.fetch = false;
         }
         c0 += plan_.c_block;
       } while (c0 < c_.C);
@@ -121,11 +115,55 @@ class Worker {
     int64_t stride;
   };
 
-  static bool reads_blocks(const Correlation<scalar_t>& c, const Plan& plan) {
-    return c.source.stride[1] == 1 && fills_blocks(c.C, plan.c_block, plan.lanes);
+  // The sources of a K block, packed or where they lie: channel c of result column j, tap u, is at
+  //
+  //   data + (of the row's slot) + (columns.start[phase][u] + j * columns.out_step) * pixel + c * channel
+  struct Source {
+    const scalar_t* data;
+    SourceRuns columns;
+    int64_t pixel, channel;
+    bool packed;
+    int64_t slot;  // from slot to slot, if packed
+    int64_t rows;  // of a tile, at most
+    bool fetch;    // nothing of it has been read
+  };
+
+  Source make_source(const KernelBlock& block, const RowSlots& rows, int64_t c0, int64_t channels) {
+    TensorView<const scalar_t> x = c_.source;
+    x.data += (item_.g * c_.C + c0) * x.stride[1];
+    if (const int64_t tile_rows = pixel_major_ ? rows_in_place(block, rows) : 0)
+      return {x.data, columns_in_place(block.cols), x.stride[3], 1, false, 0, tile_rows, true};
+    const bool dense = pixel_major_ && reads_all_columns(block.cols);
+    SourceRuns columns = make_source_runs(block.cols, item_.col_first, item_.col_last, dense);
+    int64_t pixel = 1, channel = 1;
+    if (pixel_major_) {
+      pixel = line_stride(channels, sizeof(scalar_t));
+    } else {
+      channel = columns.length = line_stride(columns.length, sizeof(scalar_t));
+    }
+    const int64_t slot = pixel_major_ ? columns.length * pixel : channels * channel;
+    check_fits(static_cast<int64_t>(rows.source.size()) * slot, sizeof(scalar_t), plan_.source_bytes);
+    if (pixel_major_) {
+      pack_pixel_major(kernels_, x, channels, pixel, c_.source_w, rows, columns, source_, true);
+    } else {
+      pack_channel_major(kernels_, x, channels, c_.source_w, rows, columns, source_);
+    }
+    return {source_, std::move(columns), pixel, channel, true, slot, kMaxRows, false};
   }
 
-  int64_t padded(int64_t channels) const { return ceil_div(channels, block_) * block_; }
+  // How many pixels a tile may have that reads its sources where they lie, all of their lines together in L1;
+  // 0: they have to be packed, as there is padding between them, or too few would fit.
+  int64_t rows_in_place(const KernelBlock& block, const RowSlots& rows) const {
+    const auto [sn, sc, sh, sw] = c_.source.stride;
+    const Axis& axis = block.cols;
+    const int64_t reach = c_.source_h * sh + (c_.source_w + cols_ * axis.source_step) * sw;
+    if (reach > INT32_MAX || !all_inside(axis, item_.col_first, item_.col_last)) return 0;
+    const int64_t taps = static_cast<int64_t>(max_taps(axis));
+    const int64_t lines = rows.max_taps * std::min(taps, axis.source_step);  // of a pixel more
+    const int64_t step = taps > 1 ? sw : axis.source_step * sw;
+    const int64_t tile_rows = sets_hold(step, sizeof(scalar_t)) / std::max<int64_t>(1, lines);
+    return tile_rows >= kFewestRows ? tile_rows : 0;
+  }
 
   static size_t max_taps(const Axis& axis) {
     size_t taps = 0;
@@ -134,7 +172,7 @@ class Worker {
   }
 
   // All tiles of one panel for one K block.
-  void run_panel(const KernelBlock& block, const RowSlots& rows, const SourceRuns& columns, int64_t panel,
+  void run_panel(const KernelBlock& block, const RowSlots& rows, const Source& source, int64_t panel,
                  int64_t c0, int64_t channels, bool first, bool last) {
     const int64_t o0 = panel * lanes_, valid = std::min(lanes_, c_.O - o0);
     // The last panel of a group may need fewer vectors.
@@ -151,71 +189,85 @@ class Worker {
       if (in_place) tiles = {result_row(row) + o0, c_.out.stride[3]};
       if (first && c_.bias) start_with_bias(tiles, o0, valid, nv * kernels_.lanes);
       for (size_t phase = 0; phase < block.cols.phases.size(); ++phase) {
-        run_phase(block, rows, columns, row, phase, nv, channels, !first || c_.bias, tiles);
+        run_phase(block, rows, source, row, phase, nv, channels, !first || c_.bias, tiles);
       }
       if (last && !in_place) store_row(tiles.data, row, o0, valid);
     }
   }
 
   // The tiles of one row and one column phase.
-  void run_phase(const KernelBlock& block, const RowSlots& rows, const SourceRuns& columns, int64_t row,
+  void run_phase(const KernelBlock& block, const RowSlots& rows, const Source& source, int64_t row,
                  size_t phase, int nv, int64_t channels, bool accumulate, const Tiles& tiles) {
     const Axis& axis = block.cols;
     const KRange j = phase_range(static_cast<int64_t>(phase), axis.out_step, item_.col_first, item_.col_last);
     const int64_t count = j.end - j.begin;
     if (count <= 0) return;
     const int64_t panel = nv * kernels_.lanes;
-    const int64_t slot = make_steps(block, rows, columns, row, phase, panel, channels);
+    const scalar_t* data = source.data + make_steps(block, rows, source, row, phase, panel);
 
     TileProblem<scalar_t> tile = {};
     tile.steps = steps_;
     tile.inner = inner_;
-    tile.outer = ceil_div(channels, block_);
+    tile.outer = channels;
     tile.b = weight_;
-    tile.a_outer = columns.length * block_;
-    tile.b_outer = block.taps() * panel * block_;
+    tile.a_row = source.columns.out_step * source.pixel;
+    tile.a_outer = source.channel;
+    tile.b_outer = block.taps() * panel;
     tile.c_stride = axis.out_step * tiles.stride;
     tile.accumulate = accumulate;
     const int64_t column = static_cast<int64_t>(phase) + j.begin * axis.out_step - item_.col_first;
-    const auto& microkernel = block_ == 1 ? kernels_.microkernel[nv] : kernels_.microkernel_blocked[nv];
-    const int64_t parts = ceil_div(count, kernels_.max_rows[nv]);
+    const auto& microkernel = tile.a_row == 1 ? kernels_.microkernel[nv] : kernels_.microkernel_strided[nv];
+    const int64_t parts = ceil_div(count, std::min<int64_t>(source.rows, kernels_.max_rows[nv]));
     for (int64_t i = 0; i < parts; ++i) {
       const int64_t begin = part_start(count, parts, i), end = part_start(count, parts, i + 1);
-      tile.a = source_ + slot * padded(channels) * columns.length + (j.begin + begin) * block_;
+      tile.a = data + (j.begin + begin) * tile.a_row;
       tile.c_tile = tiles.data + (column + begin * axis.out_step) * tiles.stride;
+      if (source.fetch)
+        fetch_ahead(data + (j.begin + end) * tile.a_row, tile, std::min(end - begin, count - end));
       microkernel[end - begin](tile);
     }
   }
 
-  // The steps of one row and one column phase, relative to its first slot, which is returned. Neighbouring
-  // rows have the same ones.
-  int64_t make_steps(const KernelBlock& block, const RowSlots& rows, const SourceRuns& columns, int64_t row,
-                     size_t phase, int64_t panel, int64_t channels) {
+  // Fetches the sources of the next `pixels` pixels, whose lines lie too far apart for the processor to know.
+  void fetch_ahead(const scalar_t* pixel, const TileProblem<scalar_t>& tile, int64_t pixels) const {
+    for (int64_t i = 0; i < pixels; ++i, pixel += tile.a_row) {
+      for (int64_t c = 0; c < tile.outer; c += 64 / static_cast<int64_t>(sizeof(scalar_t)))
+        __builtin_prefetch(pixel + c, 0, 2);
+    }
+  }
+
+  // The steps of one row and one column phase, relative to its first source row, whose offset is returned.
+  // Neighbouring rows have the same ones.
+  int64_t make_steps(const KernelBlock& block, const RowSlots& rows, const Source& source, int64_t row,
+                     size_t phase, int64_t panel) {
     const std::vector<Tap>& row_taps =
         block.rows.phases[(row % block.rows.out_size) % block.rows.out_step].taps;
     const int32_t* slots = &rows.slot[(row - item_.row_first) * rows.max_taps];
+    const auto offset = [&](int32_t slot) {
+      const RowSlots::Source& at = rows.source[slot];
+      return source.packed ? slot * source.slot
+                           : at.n * c_.source.stride[0] + at.position * c_.source.stride[2];
+    };
     int64_t base = -1;
-    key_next_ = {static_cast<int64_t>(phase), panel, channels};
+    key_next_ = {static_cast<int64_t>(phase), panel, source.slot};
     for (size_t t = 0; t < row_taps.size(); ++t) {
       if (slots[t] < 0) continue;
-      if (base < 0) base = slots[t];
+      if (base < 0) base = offset(slots[t]);
       key_next_.push_back(row_taps[t].k);
-      key_next_.push_back(slots[t] - base);
+      key_next_.push_back(offset(slots[t]) - base);
     }
     if (key_next_ == key_) return base;
     key_.swap(key_next_);
+    const std::vector<Tap>& taps = block.cols.phases[phase].taps;
     const int64_t nw = block.kw.end - block.kw.begin;
     KStep* step = steps_;
-    for (int64_t c = 0; c < block_; ++c) {
-      for (size_t t = 0; t < row_taps.size(); ++t) {
-        if (slots[t] < 0) continue;
-        for (size_t u = 0; u < block.cols.phases[phase].taps.size(); ++u, ++step) {
-          const int64_t tap =
-              (row_taps[t].k - block.kh.begin) * nw + block.cols.phases[phase].taps[u].k - block.kw.begin;
-          step->a = static_cast<int32_t>((slots[t] - base) * padded(channels) * columns.length +
-                                         columns.start[phase][u] * block_ + c);
-          step->b = static_cast<int32_t>((c * block.taps() + tap) * panel);
-        }
+    for (size_t t = 0; t < row_taps.size(); ++t) {
+      if (slots[t] < 0) continue;
+      for (size_t u = 0; u < taps.size(); ++u, ++step) {
+        const int64_t tap = (row_taps[t].k - block.kh.begin) * nw + taps[u].k - block.kw.begin;
+        step->a =
+            static_cast<int32_t>(offset(slots[t]) - base + source.columns.start[phase][u] * source.pixel);
+        step->b = static_cast<int32_t>(tap * panel);
       }
     }
     inner_ = step - steps_;
@@ -232,9 +284,6 @@ class Worker {
       w.data += o0 * w.lane;
       pack_weight(kernels_, w, valid, panel, channels, block.kh, block.kw, weight_);
     }
-    // The lanes of a block that have no channel are zeros on both sides.
-    const int64_t channel = block.taps() * panel;
-    std::fill(weight_ + channels * channel, weight_ + padded(channels) * channel, scalar_t(0));
   }
 
   void start_with_bias(const Tiles& tiles, int64_t o0, int64_t valid, int64_t panel) {
@@ -274,7 +323,7 @@ class Worker {
   Scratch scratch_;
   const int64_t lanes_;  // of a panel
   const int64_t cols_;
-  const int64_t block_;  // channels that lie side by side in the packed source
+  const bool pixel_major_;  // how sources are read (pack.h)
   scalar_t *source_, *weight_, *tiles_;
   KStep* steps_;
   int64_t inner_ = 0;                    // number of steps

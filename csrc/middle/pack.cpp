@@ -115,6 +115,36 @@ SourceRuns make_source_runs(const Axis& axis, int64_t first, int64_t last, bool 
   return runs;
 }
 
+bool reads_all_columns(const Axis& axis) {
+  if (axis.source_step == 1 || axis.phases.empty()) return false;
+  const std::vector<Tap>& taps = axis.phases[0].taps;
+  const int64_t count = static_cast<int64_t>(taps.size());
+  return count >= axis.source_step && taps.back().source - taps.front().source == count - 1;
+}
+
+bool all_inside(const Axis& axis, int64_t first, int64_t last) {
+  for (size_t f = 0; f < axis.phases.size(); ++f) {
+    const KRange j = phase_range(static_cast<int64_t>(f), axis.out_step, first, last);
+    for (const Tap& tap : axis.phases[f].taps) {
+      if (j.begin < j.end && (j.begin * axis.source_step + tap.source < 0 ||
+                              (j.end - 1) * axis.source_step + tap.source >= axis.source_size))
+        return false;
+    }
+  }
+  return true;
+}
+
+SourceRuns columns_in_place(const Axis& axis) {
+  SourceRuns columns = {};
+  columns.step = 1;
+  columns.out_step = axis.source_step;
+  for (const Phase& phase : axis.phases) {
+    columns.start.emplace_back();
+    for (const Tap& tap : phase.taps) columns.start.back().push_back(tap.source);
+  }
+  return columns;
+}
+
 KRange inside(const SourceRuns::Run& run, int64_t step, int64_t source_size) {
   const int64_t begin = std::clamp<int64_t>(ceil_div(-run.position, step), 0, run.count);
   const int64_t end = std::clamp<int64_t>(ceil_div(source_size - run.position, step), begin, run.count);
@@ -225,38 +255,6 @@ void pack_pixel_major(const Kernels<scalar_t>& kernels, const TensorView<const s
     pack_pixels(kernels, x.data + source.n * sn + source.position * sh, sc, sw, channels, stride, source_w,
                 columns, dst, loose);
     dst += columns.length * stride;
-  }
-}
-
-template <class scalar_t>
-void pack_blocked(const Kernels<scalar_t>& kernels, const TensorView<const scalar_t>& x, int64_t channels,
-                  int64_t source_w, const RowSlots& rows, const SourceRuns& columns, scalar_t* dst) {
-  // Pixels that are packed together: all their channels, block by block, so that memory is read nearly in the
-  // order in which it lies.
-  constexpr int64_t kStrip = 16;
-  const auto [sn, sc, sh, sw] = x.stride;
-  const int64_t lanes = kernels.lanes, row = columns.length * lanes;
-  for (const RowSlots::Source& source : rows.source) {
-    const scalar_t* src = x.data + source.n * sn + source.position * sh;
-    for (const SourceRuns::Run& run : columns.runs) {
-      const KRange valid = inside(run, columns.step, source_w);
-      scalar_t* d = dst + run.base * lanes;
-      for (int64_t c = 0; c < channels; c += lanes) {
-        // Whole where lanes have no channel.
-        const bool partial = channels - c < lanes;
-        scalar_t* block = d + c / lanes * row;
-        std::fill(block, block + (partial ? run.count : valid.begin) * lanes, scalar_t(0));
-        std::fill(block + valid.end * lanes, block + run.count * lanes, scalar_t(0));
-      }
-      for (int64_t i = valid.begin; i < valid.end; i += kStrip) {
-        const int64_t pixels = std::min(kStrip, valid.end - i);
-        for (int64_t c = 0; c < channels; c += lanes)
-          kernels.copy_2d({pixels, std::min(lanes, channels - c), sw * columns.step, sc, lanes, 1},
-                          src + c * sc + (run.position + i * columns.step) * sw,
-                          d + c / lanes * row + i * lanes);
-      }
-    }
-    dst += ceil_div(channels, lanes) * row;
   }
 }
 
@@ -398,8 +396,6 @@ void pack_weight(const Kernels<scalar_t>& kernels, const WeightView<scalar_t>& w
   template void pack_pixel_major<scalar_t>(const Kernels<scalar_t>&, const TensorView<const scalar_t>&,      \
                                            int64_t, int64_t, int64_t, const RowSlots&, const SourceRuns&,    \
                                            scalar_t*, bool);                                                 \
-  template void pack_blocked<scalar_t>(const Kernels<scalar_t>&, const TensorView<const scalar_t>&, int64_t, \
-                                       int64_t, const RowSlots&, const SourceRuns&, scalar_t*);              \
   template void pack_planes<scalar_t>(const Kernels<scalar_t>&, const scalar_t*, const PlaneStrides&,        \
                                       int64_t, int64_t, int64_t, const SourceRuns&, const SourceRuns&, bool, \
                                       scalar_t*, scalar_t*, int64_t);                                        \

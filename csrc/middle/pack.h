@@ -5,13 +5,14 @@
 // A packed source row holds, for the columns that a chunk reads, zeros where they lie outside the image:
 //
 //   channel-major   [slot][c][width]     direct forward, grad_input: a tile's rows are neighbouring pixels
-//   blocked         [slot][c / lanes][width][lanes]   the same, of a tensor whose channels lie side by side
-//   pixel-major     [slot][width][c]     direct grad_weight: a tile's rows are neighbouring (kw,) c; Winograd
+//   pixel-major     [slot][width][c]     the same of a tensor whose channels lie side by side; direct
+//                                        grad_weight: a tile's rows are neighbouring (kw,) c; Winograd
 //   planes          [c][height][width]   pixels, rows; lanewise, with a vector of groups innermost
 
 #pragma once
 
 #include <cstdint>
+#include <numeric>
 #include <vector>
 
 #include "../back/kernels.h"
@@ -24,6 +25,12 @@ namespace tce {
 // compete for a few sets of L1; then it is a cache line longer.
 constexpr int64_t line_stride(int64_t elements, int64_t element_size) {
   return elements * element_size % 256 == 0 ? elements + 64 / element_size : elements;
+}
+
+// How many cache lines that lie `stride` elements apart find room in L1 (32 KiB, ways of 4 KiB) at once: a round
+// distance leaves them few sets.
+constexpr int64_t sets_hold(int64_t stride, int64_t element_size) {
+  return 32768 / std::gcd(stride * element_size, int64_t{4096});
 }
 
 // Of this step between neighbouring packed columns or more, and of a step of 2 in rows of so many results, see
@@ -71,6 +78,15 @@ KRange inside(const SourceRuns::Run& run, int64_t step, int64_t source_size);
 // element start + j * source_step.
 SourceRuns make_source_runs(const Axis& axis, int64_t first, int64_t last, bool dense);
 
+// Whether the results read every position between the first and the last: those of a stride, at least as many
+// neighbouring taps. Packed densely they are one copy.
+bool reads_all_columns(const Axis& axis);
+
+// Whether the results [first, last) read no padding along an axis; then the start and the out_step of columns
+// that are not packed at all: packed element i stands for position i.
+bool all_inside(const Axis& axis, int64_t first, int64_t last);
+SourceRuns columns_in_place(const Axis& axis);
+
 // The j of a phase whose outputs phase + j * out_step lie in [first, last).
 inline KRange phase_range(int64_t phase, int64_t out_step, int64_t first, int64_t last) {
   return {ceil_div(first - phase, out_step), ceil_div(last - phase, out_step)};
@@ -87,11 +103,6 @@ template <class scalar_t>
 void pack_pixel_major(const Kernels<scalar_t>& kernels, const TensorView<const scalar_t>& x, int64_t channels,
                       int64_t stride, int64_t source_w, const RowSlots& rows, const SourceRuns& columns,
                       scalar_t* dst, bool loose = false);
-
-// dst: blocked, see above; lanes without a channel are zero.
-template <class scalar_t>
-void pack_blocked(const Kernels<scalar_t>& kernels, const TensorView<const scalar_t>& x, int64_t channels,
-                  int64_t source_w, const RowSlots& rows, const SourceRuns& columns, scalar_t* dst);
 
 // The planes of `channels` channels of one image:
 //

@@ -125,13 +125,6 @@ ConvGeometry as_pointwise(const ConvGeometry& geometry);
 bool batch_is_row(const ConvGeometry& geometry);
 constexpr int64_t kBatchRow = 64;
 
-// The direct algorithm packs channels that lie side by side in blocks of a vector, where they fill these or
-// nearly: an empty lane costs what a channel costs.
-inline bool fills_blocks(int64_t channels, int64_t c_block, int64_t lanes) {
-  return (c_block % lanes == 0 || c_block >= channels) &&
-         20 * ceil_div(channels, lanes) * lanes <= 23 * channels;
-}
-
 // rows (forward, grad_input): planes are read where they lie, and results with a stride written so.
 inline bool rows_in_place(const Plan& plan) {
   return plan.layout.columns_inner && plan.geometry.stride_w <= 2;

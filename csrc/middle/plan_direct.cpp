@@ -16,6 +16,8 @@ constexpr int64_t kChunkPixels = 784;
 // Of a pointwise layer, whose image is one row: long runs of every channel, which the processor fetches
 // ahead.
 constexpr int64_t kPointwiseCols = 2048;
+// Or, with channels side by side, what stays in L2 for one panel after the other.
+constexpr int64_t kSharedBytes = 256 * 1024;
 // grad_weight: pixels that one call sums: their two packed operands have to stay in L1 and L2.
 constexpr int64_t kSumPixels = 256;
 
@@ -27,8 +29,13 @@ struct CorrelationShape {
   int64_t stride_h, stride_w, dilation_h, dilation_w;
 };
 
-// Whole vectors of channels, so that those of a channels_last source can be packed as they lie; not where
-// that would make sums much longer.
+// The most that line_stride makes of up to so many elements.
+int64_t longest_line(int64_t elements, int64_t element_size) {
+  return elements * element_size < 256 ? elements : elements + 64 / element_size;
+}
+
+// Whole vectors of channels: those of a channels_last source lie in whole lines; not where that would make sums
+// much longer.
 int64_t whole_vectors(int64_t block, int64_t channels, int64_t lanes) {
   const int64_t whole = ceil_div(block, lanes) * lanes;
   return block < channels && 3 * whole <= 4 * block ? whole : block;
@@ -44,7 +51,9 @@ double plan_correlation(Plan& plan, const Kernels<scalar_t>& k, const Correlatio
   };
 
   const bool pointwise = s.kernel_h * s.kernel_w == 1 && s.stride_h * s.stride_w == 1;
-  plan.cols = balanced(out_w, pointwise ? kPointwiseCols : kChunkCols);
+  plan.cols = balanced(out_w, !pointwise                   ? kChunkCols
+                              : plan.layout.channels_inner ? kSharedBytes / (balanced(summed, kTerms) * es)
+                                                           : kPointwiseCols);
   const double row_cycles =
       choose_tile(plan, k, ceil_div(plan.cols, s.is_forward ? 1 : s.stride_w), channels);
   const int64_t lanes = plan.panel_lanes();
@@ -57,13 +66,9 @@ double plan_correlation(Plan& plan, const Kernels<scalar_t>& k, const Correlatio
   plan.c_block = whole_vectors(balanced(summed, std::min(kTerms / std::max<int64_t>(1, h.taps * w.taps),
                                                          kWeightBytes / (taps * lanes * es))),
                                summed, k.lanes);
-  const auto padded = [&] {
-    return fills_blocks(summed, plan.c_block, k.lanes) ? ceil_div(plan.c_block, k.lanes) * k.lanes
-                                                       : plan.c_block;
-  };
-
   const auto source_elements = [&](int64_t rows) {
-    return slots_bound(h, rows) * (width_bound(w, plan.cols) + 64 / es) * padded();
+    return slots_bound(h, rows) * longest_line(width_bound(w, plan.cols), es) *
+           longest_line(plan.c_block, es);
   };
   // A chunk larger than an image only pays where images are small; rows of one image share their sources.
   int64_t wanted = std::max<int64_t>(1, kChunkPixels / std::max<int64_t>(1, plan.cols));
@@ -84,10 +89,10 @@ double plan_correlation(Plan& plan, const Kernels<scalar_t>& k, const Correlatio
   plan.panels = std::clamp<int64_t>(kTileBytes / (pixels * lanes * es), 1,
                                     std::max<int64_t>(1, panel_count(plan, channels)));
   plan.source_bytes = scratch_bytes(source_elements(plan.rows), es);
-  plan.weight_bytes = scratch_bytes(padded() * taps * lanes, es);
+  plan.weight_bytes = scratch_bytes(plan.c_block * taps * lanes, es);
   plan.tile_bytes = scratch_bytes(pixels * lanes * plan.panels, es);
-  plan.scratch_bytes = plan.source_bytes + plan.weight_bytes + plan.tile_bytes +
-                       scratch_bytes(h.taps * w.taps * k.lanes, sizeof(KStep));
+  plan.scratch_bytes =
+      plan.source_bytes + plan.weight_bytes + plan.tile_bytes + scratch_bytes(h.taps * w.taps, sizeof(KStep));
   const double rows = static_cast<double>(out_h * ceil_div(out_w, plan.cols));
   const int64_t blocks = std::max<int64_t>(1, ceil_div(summed, plan.c_block)) *
                          ceil_div(s.kernel_h, plan.kh_block) * ceil_div(s.kernel_w, plan.kw_block);

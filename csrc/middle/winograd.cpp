@@ -246,6 +246,7 @@ class Worker {
     tile.steps = steps_;
     tile.inner = lanes_;
     tile.outer = groups;
+    tile.a_row = lanes_;
     tile.a_outer = tiles_ * lanes_;
     tile.b_outer = lanes_ * panel.lanes;
     tile.c_stride = panel.lanes;
@@ -257,7 +258,7 @@ class Worker {
         const int64_t begin = part_start(tiles_, parts, i), end = part_start(tiles_, parts, i + 1);
         tile.a = v_ + xi * v_plane_ + (group_first * tiles_ + begin) * lanes_;
         tile.c_tile = m_ + xi * m_plane + begin * panel.lanes;
-        kernels_.microkernel_blocked[nv][end - begin](tile);
+        kernels_.microkernel_strided[nv][end - begin](tile);
       }
     }
   }
