@@ -63,7 +63,9 @@ double plan_correlation(Plan& plan, const Kernels<scalar_t>& k, const Correlatio
   const AxisBound h = bound(out_h, s.source_h, plan.kh_block, s.stride_h, s.dilation_h);
   const AxisBound w = bound(out_w, s.source_w, plan.kw_block, s.stride_w, s.dilation_w);
   const int64_t taps = plan.kh_block * plan.kw_block;
-  plan.c_block = whole_vectors(balanced(summed, std::min(kTerms / std::max<int64_t>(1, h.taps * w.taps),
+  // A tile much shorter than a cache line leaves most of its sources' lines to the next ones, in L1.
+  const int64_t terms = 2 * plan.mr * es < 64 ? std::min(kTerms, kL1Bytes / (64 + lanes * es)) : kTerms;
+  plan.c_block = whole_vectors(balanced(summed, std::min(terms / std::max<int64_t>(1, h.taps * w.taps),
                                                          kWeightBytes / (taps * lanes * es))),
                                summed, k.lanes);
   const auto source_elements = [&](int64_t rows) {

@@ -18,6 +18,8 @@ namespace tce {
 // grows with the length of a run: blocked summation, Higham, Accuracy and Stability of Numerical Algorithms,
 // 2nd ed., 4.2); long ones amortise the tile's load and store.
 constexpr int64_t kTerms = 320;
+// Bytes of L1 for the operands of a tile that the next one reads again.
+constexpr int64_t kL1Bytes = 24 * 1024;
 // Kernel elements in a block at most, whatever their number of channels.
 constexpr int64_t kKernelElements = 256;
 // Columns of a chunk, at most.
@@ -86,7 +88,9 @@ double choose_tile(Plan& plan, const Kernels<scalar_t>& k, int64_t count, int64_
     const int64_t mr = std::min<int64_t>(count, k.max_rows[nv]);
     const double bytes =
         static_cast<double>((mr + nv * k.lanes) * sizeof(scalar_t)) / static_cast<double>(mr * nv);
-    const double cost = cycles * (1 + byte_cost * bytes);
+    // Beside two FMAs a cycle loads find little room (measured).
+    const double loads = static_cast<double>(mr + nv) / static_cast<double>(mr * nv);
+    const double cost = cycles * (1 + byte_cost * bytes + 0.07 * (k.fma_per_cycle - 1) * loads);
     if (plan.nv == 0 || cost < best_cost) {
       best = cycles;
       best_cost = cost;
