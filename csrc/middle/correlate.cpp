@@ -205,6 +205,8 @@ class Worker {
     const int64_t panel = nv * kernels_.lanes;
     const scalar_t* data = source.data + make_steps(block, rows, source, row, phase, panel);
 
+    if (inner_ == 0 && accumulate) return;  // no term here (strided grad_input)
+
     TileProblem<scalar_t> tile = {};
     tile.steps = steps_;
     tile.inner = inner_;

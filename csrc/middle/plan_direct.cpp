@@ -26,7 +26,7 @@ struct CorrelationShape {
   bool is_forward;
   int64_t channels, summed;  // of a group: result's (or lanes, with subpixel), and summed
   int64_t out_h, out_w, source_h, source_w, kernel_h, kernel_w;
-  int64_t stride_h, stride_w, dilation_h, dilation_w;
+  int64_t stride_h, stride_w, dilation_h, dilation_w, padding_h, padding_w;
 };
 
 // The most that line_stride makes of up to so many elements.
@@ -45,9 +45,13 @@ template <class scalar_t>
 double plan_correlation(Plan& plan, const Kernels<scalar_t>& k, const CorrelationShape& s) {
   const int es = plan.element_size;
   const int64_t out_h = s.out_h, out_w = s.out_w, channels = s.channels, summed = s.summed;
-  const auto bound = [&](int64_t out, int64_t source, int64_t kernel, int64_t stride, int64_t dilation) {
-    return s.is_forward ? axis_bound(true, out, source, kernel, stride, dilation)
-                        : axis_bound(false, source, out, kernel, stride, dilation);
+  // Of a kernel block of an axis.
+  const auto bound = [&](int64_t out, int64_t source, int64_t block, int64_t kernel, int64_t stride,
+                         int64_t dilation, int64_t padding) {
+    const int64_t o = s.is_forward ? out : source, i = s.is_forward ? source : out;
+    AxisBound axis = axis_bound(s.is_forward, o, i, block, stride, dilation);
+    axis.outside = results_outside(s.is_forward, o, i, kernel, stride, dilation, padding);
+    return axis;
   };
 
   const bool pointwise = s.kernel_h * s.kernel_w == 1 && s.stride_h * s.stride_w == 1;
@@ -60,8 +64,10 @@ double plan_correlation(Plan& plan, const Kernels<scalar_t>& k, const Correlatio
 
   plan.kw_block = balanced(s.kernel_w, kKernelElements);
   plan.kh_block = balanced(s.kernel_h, kKernelElements / plan.kw_block);
-  const AxisBound h = bound(out_h, s.source_h, plan.kh_block, s.stride_h, s.dilation_h);
-  const AxisBound w = bound(out_w, s.source_w, plan.kw_block, s.stride_w, s.dilation_w);
+  const AxisBound h =
+      bound(out_h, s.source_h, plan.kh_block, s.kernel_h, s.stride_h, s.dilation_h, s.padding_h);
+  const AxisBound w =
+      bound(out_w, s.source_w, plan.kw_block, s.kernel_w, s.stride_w, s.dilation_w, s.padding_w);
   const int64_t taps = plan.kh_block * plan.kw_block;
   // A tile much shorter than a cache line leaves most of its sources' lines to the next ones, in L1.
   const int64_t terms = 2 * plan.mr * es < 64 ? std::min(kTerms, kL1Bytes / (64 + lanes * es)) : kTerms;
@@ -107,11 +113,11 @@ double plan_correlation(Plan& plan, const Kernels<scalar_t>& k, const Correlatio
 CorrelationShape shape_of(const Plan& plan) {
   const ConvGeometry& g = plan.geometry;
   if (plan.contraction == Contraction::kForward) {
-    return {true, g.Co, g.Ci,       g.oH,       g.oW,         g.iH,        g.iW,
-            g.kH, g.kW, g.stride_h, g.stride_w, g.dilation_h, g.dilation_w};
+    return {true, g.Co,       g.Ci,       g.oH,         g.oW,         g.iH,        g.iW,       g.kH,
+            g.kW, g.stride_h, g.stride_w, g.dilation_h, g.dilation_w, g.padding_h, g.padding_w};
   }
-  return {false, g.Ci, g.Co,       g.iH,       g.iW,         g.oH,        g.oW,
-          g.kH,  g.kW, g.stride_h, g.stride_w, g.dilation_h, g.dilation_w};
+  return {false, g.Ci,       g.Co,       g.iH,         g.iW,         g.oH,        g.oW,       g.kH,
+          g.kW,  g.stride_h, g.stride_w, g.dilation_h, g.dilation_w, g.padding_h, g.padding_w};
 }
 
 template <class scalar_t>
@@ -173,8 +179,8 @@ double plan_subpixel(Plan& plan, const Kernels<scalar_t>& kernels) {
   // Longer strides have empty lanes or long gaps in any case, and the products below stay small.
   if (g.stride_h > 1024 || g.stride_w > 1024) return kNever;
   const int64_t lanes = g.Ci * g.stride_h * g.stride_w;
-  const CorrelationShape shape{false,  lanes,  g.Co, h.results, w.results, g.oH, g.oW,
-                               h.taps, w.taps, 1,    1,         1,         1};
+  const CorrelationShape shape{false,  lanes, g.Co, h.results, w.results, g.oH,     g.oW,    h.taps,
+                               w.taps, 1,     1,    1,         1,         h.source, w.source};
   const double cycles = plan_correlation(plan, kernels, shape);
   // Storing a row of tiles copies pieces of stride_w pixels: about four cycles each, and one for a vector.
   const double pieces = static_cast<double>(h.results * w.results) * static_cast<double>(g.Ci * g.stride_h);
