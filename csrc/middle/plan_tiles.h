@@ -145,7 +145,7 @@ inline int64_t width_bound(const AxisBound& a, int64_t cols) {
   return a.classes * (results + span / a.source_step + 3) + std::min(results, a.outside);
 }
 
-// Cycles to pack or to store a row of a plane, and an element of it (measured on Zen 4): read or written where
+// Cycles to pack or to store a row of a plane, and four bytes of it (measured on Zen 4): read or written where
 // it lies, copied along rows, with every second element, transposed between planes and vectors of groups,
 // dealt out from the channels of a pixel to planes, or one at a time.
 struct Move {
@@ -160,8 +160,9 @@ constexpr Move kFarStored{0, 0.7}, kFarTransposed{0, 1.1}, kFarCopied{25, 1.1};
 // Cycles to pack a group's planes of X, dX's or dY's (`in`), and to store its results (`out`).
 inline double plane_cycles(const Plan& plan, const Move& in, const Move& out) {
   const ConvGeometry& g = plan.geometry;
-  const auto cycles = [](const Move& move, int64_t channels, int64_t h, int64_t w) {
-    return static_cast<double>(channels * h) * (move.row + move.element * static_cast<double>(w));
+  const double size = plan.element_size / 4.0;
+  const auto cycles = [&](const Move& move, int64_t channels, int64_t h, int64_t w) {
+    return static_cast<double>(channels * h) * (move.row + size * move.element * static_cast<double>(w));
   };
   // Of grad_weight X is packed, and dY is `out`.
   const bool x_first = plan.contraction != Contraction::kGradInput;
