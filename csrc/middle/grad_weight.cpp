@@ -9,7 +9,7 @@
 //
 //   item (group, panels, channels, kh, kw)   one thread; its part of dW: [panel][kh][kw][ci][lanes]
 //     chunk of pixels, in order              source packed: [slot][width][ci]                       L2
-//                                            dY packed: [panel][pixel][lanes]                       L2
+//                                            dY packed: [panel][pixel][lanes], or where it lies     L2
 //       kh                                   steps: the chunk's pixels whose source row exists      L1
 //         panel, kw, tile (mr rows)          microkernel: sum over the chunk's pixels               registers
 //   then: the item's part of dW to the tensor
@@ -30,6 +30,10 @@
 namespace tce {
 
 namespace {
+
+// dY is read where it lies (channels_last) for few tiles, which would not repay its packing; not where a group has
+// a small part of a pixel, and pixels lie a round number of lines apart, in few sets of L1.
+constexpr int64_t kReads = 16, kSpread = 4;
 
 struct Item {
   int64_t g;
@@ -87,14 +91,16 @@ class Worker {
     const int64_t cols = col_last - col_first, pixels = (row_last - row_first) * cols;
     // The runs count columns from the image's first; steps count from the chunk's.
     const int64_t shift = col_first * columns.out_step;
-    for (int64_t p = item_.panel_first; p < item_.panel_last; ++p) {
+    const bool in_place = reads_in_place(row_first, row_last, col_last);
+    for (int64_t p = item_.panel_first; p < item_.panel_last && !in_place; ++p) {
       pack_dy(p, row_first, row_last, col_first, col_last, dy_ + (p - item_.panel_first) * pixels * lanes_);
     }
     for (int64_t h = 0; h < nh_; ++h) {
-      const int64_t inner = make_steps(rows, columns, h, row_last - row_first, cols);
+      const int64_t inner = make_steps(rows, columns, h, row_first, row_last, cols, in_place);
       for (int64_t p = item_.panel_first; p < item_.panel_last; ++p) {
         scalar_t* tiles = tiles_ + ((p - item_.panel_first) * nh_ + h) * nw_ * channels_ * lanes_;
-        const scalar_t* dy = dy_ + (p - item_.panel_first) * pixels * lanes_;
+        const scalar_t* dy = in_place ? dy_row(row_first) + p * lanes_ + col_first * t_.b.stride[3]
+                                      : dy_ + (p - item_.panel_first) * pixels * lanes_;
         if (merged_) {
           sum_tiles(p, source_ + (columns.start[0][0] + shift) * pixel_, dy, inner, nw_ * channels_, tiles);
         } else {
@@ -107,6 +113,28 @@ class Worker {
     }
   }
 
+  // Where a row of dY begins, in the group's first channel.
+  const scalar_t* dy_row(int64_t row) const {
+    const auto [sn, sc, sh, sw] = t_.b.stride;
+    return t_.b.data + row / g_.oH * sn + item_.g * g_.Co * sc + row % g_.oH * sh;
+  }
+
+  // Whether the chunk's pixels are read where they lie. The lanes of a panel that have no channel then read what
+  // follows in memory, for sums that nobody looks at; so it has to be dY's, too.
+  bool reads_in_place(int64_t row_first, int64_t row_last, int64_t col_last) const {
+    const auto [sn, sc, sh, sw] = t_.b.stride;
+    const int64_t runs = nh_ * (merged_ ? 1 : nw_), rows = merged_ ? nw_ * channels_ : channels_;
+    if (sc != 1 || runs * ceil_div(rows, plan_.mr) > kReads || sw > kSpread * g_.Co) return false;
+    const int64_t vectors = ceil_div(std::min(item_.panel_last * lanes_, g_.Co), kernels_.lanes);
+    const scalar_t* end = t_.b.data + (g_.N - 1) * sn + g_.G * g_.Co + (g_.oH - 1) * sh + (g_.oW - 1) * sw;
+    const scalar_t* first = dy_row(row_first);
+    for (int64_t row = row_first; row < row_last; ++row) {
+      const scalar_t* last = dy_row(row) + (col_last - 1) * sw;
+      if (last - first > INT32_MAX || last + vectors * kernels_.lanes > end) return false;
+    }
+    return true;
+  }
+
   // dst[pixel][lanes] of one panel.
   void pack_dy(int64_t panel, int64_t row_first, int64_t row_last, int64_t col_first, int64_t col_last,
                scalar_t* dst) {
@@ -115,22 +143,23 @@ class Worker {
     const int64_t ahead = cols < g_.oW ? plan_.cols * sw : plan_.rows * sh;
     if (valid < lanes_) std::fill(dst, dst + (row_last - row_first) * cols * lanes_, scalar_t(0));
     for (int64_t row = row_first; row < row_last; ++row, dst += cols * lanes_) {
-      const scalar_t* src =
-          t_.b.data + row / g_.oH * sn + (item_.g * g_.Co + o0) * sc + row % g_.oH * sh + col_first * sw;
-      kernels_.copy_2d({cols, valid, sw, sc, lanes_, 1, false, ahead}, src, dst);
+      kernels_.copy_2d({cols, valid, sw, sc, lanes_, 1, false, ahead}, dy_row(row) + o0 * sc + col_first * sw,
+                       dst);
     }
   }
 
   // The chunk's pixels that have a term for kernel row h, in order; returns how many.
-  int64_t make_steps(const RowSlots& rows, const SourceRuns& columns, int64_t h, int64_t n_rows,
-                     int64_t cols) {
+  int64_t make_steps(const RowSlots& rows, const SourceRuns& columns, int64_t h, int64_t row_first,
+                     int64_t row_last, int64_t cols, bool in_place) {
     KStep* step = steps_;
-    for (int64_t r = 0; r < n_rows; ++r) {
+    const int64_t pixel = in_place ? t_.b.stride[3] : lanes_;
+    for (int64_t r = 0; r < row_last - row_first; ++r) {
       const int32_t slot = rows.slot[r * rows.max_taps + h];
       if (slot < 0) continue;
+      const int64_t first = in_place ? dy_row(row_first + r) - dy_row(row_first) : r * cols * lanes_;
       for (int64_t i = 0; i < cols; ++i, ++step) {
         step->a = static_cast<int32_t>((slot * columns.length + i * columns.out_step) * pixel_);
-        step->b = static_cast<int32_t>((r * cols + i) * lanes_);
+        step->b = static_cast<int32_t>(first + i * pixel);
       }
     }
     return step - steps_;

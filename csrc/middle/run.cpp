@@ -82,18 +82,23 @@ void run(Contraction contraction, const ConvGeometry& geometry, const Operands<s
   if (Operands<scalar_t> joined = operands; make_pointwise(contraction, geometry, joined))
     return run(contraction, as_pointwise(geometry), joined, options, table, threads);
   const bool weight = contraction == Contraction::kGradWeight;
-  const Layout layout =
-      layout_of(operands.a.stride, weight ? operands.b.stride : operands.result.stride, geometry);
+  Operands<scalar_t> t = operands;
+  int64_t (&second)[4] = weight ? t.b.stride : t.result.stride;
+  // A single channel has any stride; it is taken for one of channels_last.
+  const int64_t x_channels = geometry.G * geometry.Ci, y_channels = geometry.G * geometry.Co;
+  const bool x_first = contraction != Contraction::kGradInput;
+  if ((x_first ? x_channels : y_channels) == 1) t.a.stride[1] = 1;
+  if ((x_first ? y_channels : x_channels) == 1) second[1] = 1;
+  const Layout layout = layout_of(t.a.stride, second, geometry);
   const Plan plan = make_plan<scalar_t>(contraction, geometry, layout, options, table);
   // Winograd leaves what is not finite to the direct algorithm.
   const Plan direct = plan.algorithm == Algorithm::kWinograd ? make_direct_plan<scalar_t>(plan, table) : plan;
   ConvGeometry g = plan.geometry;
-  Operands<scalar_t> t = operands;
   if (batch_is_row(geometry)) {
     g.N = 1;
     g.iW = g.oW = geometry.N;
     t.a.stride[3] = t.a.stride[0];
-    (weight ? t.b.stride : t.result.stride)[3] = (weight ? t.b.stride : t.result.stride)[0];
+    second[3] = second[0];
   } else {
     g.N = geometry.N;
   }
