@@ -99,7 +99,7 @@ ConvGeometry geometry_from(const std::map<std::string, int64_t>& sizes) {
 // What run.cpp finds of dense tensors. Of one channel, or of one pixel, the layouts are the same.
 Layout layout_of_dense(const ConvGeometry& g, bool channels_last) {
   const bool one_channel = g.G * g.Ci == 1 && g.G * g.Co == 1, one_pixel = batch_is_row(g);
-  return {true, (!channels_last || one_channel) && !one_pixel, channels_last || one_pixel};
+  return {true, (!channels_last || one_channel) && !one_pixel, channels_last || one_channel || one_pixel};
 }
 
 py::dict plan(const std::string& contraction, const std::string& dtype, const std::string& layout,
