@@ -8,6 +8,36 @@
 
 namespace tce {
 
+std::vector<Band> make_bands(const Axis& axis, const Phase& phase, KRange j, int64_t fewest) {
+  const auto met = [&](const Tap& tap) {  // the j that read the image with it
+    const int64_t begin = std::clamp(ceil_div(-tap.source, axis.source_step), j.begin, j.end);
+    return KRange{begin, std::clamp(ceil_div(axis.source_size - tap.source, axis.source_step), begin, j.end)};
+  };
+  std::vector<int64_t> cuts;
+  for (const Tap& tap : phase.taps) {
+    cuts.push_back(met(tap).begin);
+    cuts.push_back(met(tap).end);
+  }
+  std::sort(cuts.begin(), cuts.end());
+  cuts.push_back(j.end);
+  std::vector<Band> bands;
+  int64_t begin = j.begin;
+  for (const int64_t end : cuts) {
+    if (end != j.end && (end - begin < fewest || j.end - end < fewest)) continue;
+    if (begin >= end) continue;
+    Band band{{begin, end}, {0, 0}};
+    for (size_t u = 0; u < phase.taps.size(); ++u) {
+      const KRange m = met(phase.taps[u]);
+      if (m.begin >= m.end || m.begin >= end || m.end <= begin) continue;
+      if (band.taps.begin == band.taps.end) band.taps.begin = static_cast<int64_t>(u);
+      band.taps.end = static_cast<int64_t>(u) + 1;
+    }
+    bands.push_back(band);
+    begin = end;
+  }
+  return bands;
+}
+
 Axis forward_axis(int64_t o_size, int64_t i_size, KRange k, int64_t stride, int64_t padding,
                   int64_t dilation) {
   Axis axis{o_size, i_size, 1, stride, {}};

@@ -37,6 +37,18 @@ struct KRange {
   int64_t begin, end;
 };
 
+// Neighbouring results j of a phase, and the range of its taps that read the image for some of them.
+struct Band {
+  KRange j, taps;
+};
+
+// Bands of fewer results, and shorter tiles, read their weights too often.
+constexpr int64_t kFewestRows = 7;
+
+// The results j of a phase, cut where taps begin or cease to meet the image, though into bands of no fewer than
+// `fewest`: with a dilation or padding as large as the image, most taps meet nothing but padding.
+std::vector<Band> make_bands(const Axis& axis, const Phase& phase, KRange j, int64_t fewest);
+
 // The part of the axis whose kernel elements lie in k.
 Axis forward_axis(int64_t o_size, int64_t i_size, KRange k, int64_t stride, int64_t padding,
                   int64_t dilation);

@@ -7,7 +7,7 @@
 //     kernel block (kh_block x kw_block)
 //       channel block (c_block)           source rows of the chunk packed: [slot][c][width]   L2
 //         panel (nv * lanes channels)     weights packed: [c][kh][kw][lanes]                  L2
-//           row, column phase             steps: offsets of the taps that exist               L1
+//           row, column phase, band       steps: offsets of the taps that exist               L1
 //             tile (mr pixels)            microkernel: sum over c and taps                    registers, L1
 //           after the last block: the row of tiles to its tensor, transposed where the layout asks for it
 //
@@ -20,6 +20,7 @@
 #include "correlate.h"
 
 #include <algorithm>
+#include <array>
 #include <vector>
 
 #include "cut.h"
@@ -32,8 +33,8 @@ namespace tce {
 
 namespace {
 
-// Shorter tiles read their weights too often.
-constexpr int64_t kFewestRows = 7;
+// Tables of steps that are kept: for the phases and bands of neighbouring rows.
+constexpr int64_t kStepTables = 16;
 
 // A kernel block with its axes.
 struct KernelBlock {
@@ -80,10 +81,6 @@ class Worker {
     source_ = scratch_.take_bytes<scalar_t>(plan.source_bytes);
     weight_ = scratch_.take_bytes<scalar_t>(plan.weight_bytes);
     tiles_ = scratch_.take_bytes<scalar_t>(plan.tile_bytes);
-    size_t steps = 0;
-    for (const KernelBlock& block : blocks)
-      steps = std::max(steps, max_taps(block.rows) * max_taps(block.cols));
-    steps_ = scratch_.take<KStep>(static_cast<int64_t>(steps));
     // One K block: nothing to keep, every row of tiles is built and stored in the same place.
     const int64_t channel_blocks = std::max<int64_t>(1, ceil_div(c.C, plan.c_block));
     keep_tiles_ = static_cast<int64_t>(blocks.size()) * channel_blocks > 1;
@@ -91,7 +88,13 @@ class Worker {
 
   void run() {
     for (const KernelBlock& block : blocks_) {
-      key_.clear();
+      bands_.clear();
+      for (size_t phase = 0; phase < block.cols.phases.size(); ++phase) {
+        const KRange j =
+            phase_range(static_cast<int64_t>(phase), block.cols.out_step, item_.col_first, item_.col_last);
+        bands_.push_back(make_bands(block.cols, block.cols.phases[phase], j, kFewestRows));
+      }
+      for (Steps& steps : steps_) steps.panel = 0;
       const RowSlots rows = make_row_slots(block.rows, item_.row_first, item_.row_last);
       int64_t c0 = 0;
       do {  // at least once: without channels the result is the bias
@@ -127,6 +130,16 @@ class Worker {
     int64_t rows;  // of a tile, at most
     bool fetch;    // nothing of it has been read
   };
+
+  // The steps of a row and a band of a column phase, and what they depend on.
+  struct Steps {
+    std::vector<KStep> step;
+    int64_t first;                // offset of the row's first source row
+    int64_t panel = 0;            // lanes; 0: none
+    std::array<int64_t, 4> kind;  // row phase, column phase, band, distance of slots
+    std::vector<int64_t> row;     // [row tap] offset of its source row from the first, or kAbsent
+  };
+  static constexpr int64_t kAbsent = INT64_MIN;
 
   Source make_source(const KernelBlock& block, const RowSlots& rows, int64_t c0, int64_t channels) {
     TensorView<const scalar_t> x = c_.source;
@@ -188,28 +201,27 @@ class Worker {
       Tiles tiles{tiles_ + kept * cols_ * lanes_, lanes_};
       if (in_place) tiles = {result_row(row) + o0, c_.out.stride[3]};
       if (first && c_.bias) start_with_bias(tiles, o0, valid, nv * kernels_.lanes);
-      for (size_t phase = 0; phase < block.cols.phases.size(); ++phase) {
-        run_phase(block, rows, source, row, phase, nv, channels, !first || c_.bias, tiles);
+      for (size_t phase = 0; phase < bands_.size(); ++phase) {
+        for (size_t band = 0; band < bands_[phase].size(); ++band)
+          run_band(block, rows, source, row, phase, band, nv, channels, !first || c_.bias, tiles);
       }
       if (last && !in_place) store_row(tiles.data, row, o0, valid);
     }
   }
 
-  // The tiles of one row and one column phase.
-  void run_phase(const KernelBlock& block, const RowSlots& rows, const Source& source, int64_t row,
-                 size_t phase, int nv, int64_t channels, bool accumulate, const Tiles& tiles) {
+  // The tiles of one row and one band of a column phase.
+  void run_band(const KernelBlock& block, const RowSlots& rows, const Source& source, int64_t row,
+                size_t phase, size_t band, int nv, int64_t channels, bool accumulate, const Tiles& tiles) {
     const Axis& axis = block.cols;
-    const KRange j = phase_range(static_cast<int64_t>(phase), axis.out_step, item_.col_first, item_.col_last);
-    const int64_t count = j.end - j.begin;
-    if (count <= 0) return;
-    const int64_t panel = nv * kernels_.lanes;
-    const scalar_t* data = source.data + make_steps(block, rows, source, row, phase, panel);
-
-    if (inner_ == 0 && accumulate) return;  // no term here (strided grad_input)
+    const KRange j = bands_[phase][band].j;
+    const int64_t count = j.end - j.begin, panel = nv * kernels_.lanes;
+    const Steps& steps = make_steps(block, rows, source, row, phase, band, panel);
+    if (steps.step.empty() && accumulate) return;  // no term here (strided grad_input)
+    const scalar_t* data = source.data + steps.first;
 
     TileProblem<scalar_t> tile = {};
-    tile.steps = steps_;
-    tile.inner = inner_;
+    tile.steps = steps.step.data();
+    tile.inner = static_cast<int64_t>(steps.step.size());
     tile.outer = channels;
     tile.b = weight_;
     tile.a_row = source.columns.out_step * source.pixel;
@@ -238,42 +250,50 @@ class Worker {
     }
   }
 
-  // The steps of one row and one column phase, relative to its first source row, whose offset is returned.
-  // Neighbouring rows have the same ones.
-  int64_t make_steps(const KernelBlock& block, const RowSlots& rows, const Source& source, int64_t row,
-                     size_t phase, int64_t panel) {
-    const std::vector<Tap>& row_taps =
-        block.rows.phases[(row % block.rows.out_size) % block.rows.out_step].taps;
+  // The steps of one row and one band. Rows of one phase mostly have the same ones.
+  const Steps& make_steps(const KernelBlock& block, const RowSlots& rows, const Source& source, int64_t row,
+                          size_t phase, size_t band, int64_t panel) {
+    const int64_t row_phase = (row % block.rows.out_size) % block.rows.out_step;
+    const std::vector<Tap>& row_taps = block.rows.phases[static_cast<size_t>(row_phase)].taps;
     const int32_t* slots = &rows.slot[(row - item_.row_first) * rows.max_taps];
     const auto offset = [&](int32_t slot) {
       const RowSlots::Source& at = rows.source[slot];
       return source.packed ? slot * source.slot
                            : at.n * c_.source.stride[0] + at.position * c_.source.stride[2];
     };
-    int64_t base = -1;
-    key_next_ = {static_cast<int64_t>(phase), panel, source.slot};
+    const std::array<int64_t, 4> kind{row_phase, static_cast<int64_t>(phase), static_cast<int64_t>(band),
+                                      source.slot};
+    Steps& steps = steps_[static_cast<size_t>((2 * row_phase + kind[1]) * 3 + kind[2]) % steps_.size()];
+    bool same = steps.panel == panel && steps.kind == kind;
+    steps.row.resize(row_taps.size());
+    steps.first = -1;
     for (size_t t = 0; t < row_taps.size(); ++t) {
-      if (slots[t] < 0) continue;
-      if (base < 0) base = offset(slots[t]);
-      key_next_.push_back(row_taps[t].k);
-      key_next_.push_back(offset(slots[t]) - base);
+      int64_t at = kAbsent;
+      if (slots[t] >= 0) {
+        if (steps.first < 0) steps.first = offset(slots[t]);
+        at = offset(slots[t]) - steps.first;
+      }
+      same = same && steps.row[t] == at;
+      steps.row[t] = at;
     }
-    if (key_next_ == key_) return base;
-    key_.swap(key_next_);
+    steps.first = std::max<int64_t>(steps.first, 0);  // without a row: no steps
+    if (same) return steps;
+    steps.panel = panel;
+    steps.kind = kind;
+    steps.step.clear();
     const std::vector<Tap>& taps = block.cols.phases[phase].taps;
     const int64_t nw = block.kw.end - block.kw.begin;
-    KStep* step = steps_;
+    const KRange live = bands_[phase][band].taps;
     for (size_t t = 0; t < row_taps.size(); ++t) {
       if (slots[t] < 0) continue;
-      for (size_t u = 0; u < taps.size(); ++u, ++step) {
+      for (size_t u = static_cast<size_t>(live.begin); u < static_cast<size_t>(live.end); ++u) {
         const int64_t tap = (row_taps[t].k - block.kh.begin) * nw + taps[u].k - block.kw.begin;
-        step->a =
-            static_cast<int32_t>(offset(slots[t]) - base + source.columns.start[phase][u] * source.pixel);
-        step->b = static_cast<int32_t>(tap * panel);
+        steps.step.push_back(
+            {static_cast<int32_t>(steps.row[t] + source.columns.start[phase][u] * source.pixel),
+             static_cast<int32_t>(tap * panel)});
       }
     }
-    inner_ = step - steps_;
-    return base;
+    return steps;
   }
 
   void pack_panel_weight(const KernelBlock& block, int64_t o0, int64_t valid, int64_t panel, int64_t c0,
@@ -327,9 +347,8 @@ class Worker {
   const int64_t cols_;
   const bool pixel_major_;  // how sources are read (pack.h)
   scalar_t *source_, *weight_, *tiles_;
-  KStep* steps_;
-  int64_t inner_ = 0;                    // number of steps
-  std::vector<int64_t> key_, key_next_;  // what the steps depend on
+  std::vector<std::vector<Band>> bands_;  // [column phase] of the kernel block
+  std::array<Steps, kStepTables> steps_;
   bool keep_tiles_;
 };
 

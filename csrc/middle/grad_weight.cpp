@@ -11,7 +11,8 @@
 //     chunk of pixels, in order              source packed: [slot][width][ci]                       L2
 //                                            dY packed: [panel][pixel][lanes], or where it lies     L2
 //       kh                                   steps: the chunk's pixels whose source row exists      L1
-//         panel, kw, tile (mr rows)          microkernel: sum over the chunk's pixels               registers
+//         kw                                 steps again, where many columns miss the source
+//           panel, tile (mr rows)            microkernel: sum over the chunk's pixels               registers
 //   then: the item's part of dW to the tensor
 //
 // The chunks are fixed by the geometry and summed in order: the same bits for any number of threads.
@@ -96,21 +97,32 @@ class Worker {
       pack_dy(p, row_first, row_last, col_first, col_last, dy_ + (p - item_.panel_first) * pixels * lanes_);
     }
     for (int64_t h = 0; h < nh_; ++h) {
-      const int64_t inner = make_steps(rows, columns, h, row_first, row_last, cols, in_place);
-      for (int64_t p = item_.panel_first; p < item_.panel_last; ++p) {
-        scalar_t* tiles = tiles_ + ((p - item_.panel_first) * nh_ + h) * nw_ * channels_ * lanes_;
-        const scalar_t* dy = in_place ? dy_row(row_first) + p * lanes_ + col_first * t_.b.stride[3]
-                                      : dy_ + (p - item_.panel_first) * pixels * lanes_;
-        if (merged_) {
-          sum_tiles(p, source_ + (columns.start[0][0] + shift) * pixel_, dy, inner, nw_ * channels_, tiles);
-        } else {
-          for (int64_t w = 0; w < nw_; ++w) {
-            sum_tiles(p, source_ + (columns.start[0][w] + shift) * pixel_, dy, inner, channels_,
-                      tiles + w * channels_ * lanes_);
-          }
+      KRange made{0, 0};
+      int64_t inner = 0;
+      for (int64_t w = 0; w < (merged_ ? 1 : nw_); ++w) {
+        const KRange met = columns_that_meet(w, col_first, cols);
+        if (w == 0 || met.begin != made.begin || met.end != made.end)
+          inner = make_steps(rows, columns, h, row_first, row_last, cols, met, in_place);
+        made = met;
+        const scalar_t* source = source_ + (columns.start[0][w] + shift) * pixel_;
+        for (int64_t p = item_.panel_first; p < item_.panel_last; ++p) {
+          const int64_t run = ((p - item_.panel_first) * nh_ + h) * nw_ + w;
+          const scalar_t* dy = in_place ? dy_row(row_first) + p * lanes_ + col_first * t_.b.stride[3]
+                                        : dy_ + (p - item_.panel_first) * pixels * lanes_;
+          sum_tiles(p, source, dy, inner, merged_ ? nw_ * channels_ : channels_,
+                    tiles_ + run * channels_ * lanes_);
         }
       }
     }
+  }
+
+  // The chunk's columns that read the image with kernel column w: all of them, unless that leaves out many.
+  KRange columns_that_meet(int64_t w, int64_t col_first, int64_t cols) const {
+    if (merged_) return {0, cols};
+    const int64_t source = cols_.phases[0].taps[w].source + col_first * g_.stride_w;
+    const int64_t begin = std::clamp<int64_t>(ceil_div(-source, g_.stride_w), 0, cols);
+    const int64_t end = std::clamp(ceil_div(g_.iW - source, g_.stride_w), begin, cols);
+    return 8 * (end - begin) > 7 * cols ? KRange{0, cols} : KRange{begin, end};
   }
 
   // Where a row of dY begins, in the group's first channel.
@@ -148,16 +160,16 @@ class Worker {
     }
   }
 
-  // The chunk's pixels that have a term for kernel row h, in order; returns how many.
+  // The chunk's pixels in the columns `met` that have a term for kernel row h, in order; returns how many.
   int64_t make_steps(const RowSlots& rows, const SourceRuns& columns, int64_t h, int64_t row_first,
-                     int64_t row_last, int64_t cols, bool in_place) {
+                     int64_t row_last, int64_t cols, KRange met, bool in_place) {
     KStep* step = steps_;
     const int64_t pixel = in_place ? t_.b.stride[3] : lanes_;
     for (int64_t r = 0; r < row_last - row_first; ++r) {
       const int32_t slot = rows.slot[r * rows.max_taps + h];
       if (slot < 0) continue;
       const int64_t first = in_place ? dy_row(row_first + r) - dy_row(row_first) : r * cols * lanes_;
-      for (int64_t i = 0; i < cols; ++i, ++step) {
+      for (int64_t i = met.begin; i < met.end; ++i, ++step) {
         step->a = static_cast<int32_t>((slot * columns.length + i * columns.out_step) * pixel_);
         step->b = static_cast<int32_t>(first + i * pixel);
       }

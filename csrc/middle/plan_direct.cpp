@@ -25,9 +25,40 @@ constexpr int64_t kSumPixels = 256;
 struct CorrelationShape {
   bool is_forward;
   int64_t channels, summed;  // of a group: result's (or lanes, with subpixel), and summed
-  int64_t out_h, out_w, source_h, source_w, kernel_h, kernel_w;
-  int64_t stride_h, stride_w, dilation_h, dilation_w, padding_h, padding_w;
+  int64_t kernel_h, kernel_w, stride_h, stride_w, dilation_h, dilation_w;
+  Axis rows, cols;
 };
+
+// Kernel elements along an axis that read the image: their share of all pairs of result and kernel element, and the
+// most that a band has. Counted only where that is quick; elsewhere all of them.
+struct Terms {
+  double share;
+  int64_t most;
+};
+constexpr int64_t kCounted = 4096;
+
+Terms terms_of(const Axis& axis, int64_t chunk, int64_t fewest) {
+  const int64_t phases = static_cast<int64_t>(axis.phases.size());
+  const int64_t taps = phases > 0 ? static_cast<int64_t>(axis.phases[0].taps.size()) : 0;
+  const int64_t chunks = ceil_div(axis.out_size, std::max<int64_t>(1, chunk));
+  int64_t all = 0, met = 0, most = 0;
+  if (chunks == 0 || results_outside(axis) == 0 || taps > kCounted ||
+      phases * chunks * taps * taps > kCounted)
+    return {1.0, std::max<int64_t>(1, taps)};
+  for (int64_t f = 0; f < phases; ++f) {
+    const Phase& phase = axis.phases[static_cast<size_t>(f)];
+    all += phase.count * static_cast<int64_t>(phase.taps.size());
+    for (int64_t first = 0; first < axis.out_size; first += chunk) {
+      const KRange j = phase_range(f, axis.out_step, first, std::min(axis.out_size, first + chunk));
+      for (const Band& band : make_bands(axis, phase, j, fewest)) {
+        const int64_t live = band.taps.end - band.taps.begin;
+        met += (band.j.end - band.j.begin) * live;
+        most = std::max(most, live);
+      }
+    }
+  }
+  return {all > 0 ? static_cast<double>(met) / static_cast<double>(all) : 1.0, std::max<int64_t>(1, most)};
+}
 
 // The most that line_stride makes of up to so many elements.
 int64_t longest_line(int64_t elements, int64_t element_size) {
@@ -44,14 +75,15 @@ int64_t whole_vectors(int64_t block, int64_t channels, int64_t lanes) {
 template <class scalar_t>
 double plan_correlation(Plan& plan, const Kernels<scalar_t>& k, const CorrelationShape& s) {
   const int es = plan.element_size;
-  const int64_t out_h = s.out_h, out_w = s.out_w, channels = s.channels, summed = s.summed;
+  const int64_t out_h = s.rows.out_size, out_w = s.cols.out_size;
+  const int64_t channels = s.channels, summed = s.summed;
   // Of a kernel block of an axis.
-  const auto bound = [&](int64_t out, int64_t source, int64_t block, int64_t kernel, int64_t stride,
-                         int64_t dilation, int64_t padding) {
-    const int64_t o = s.is_forward ? out : source, i = s.is_forward ? source : out;
-    AxisBound axis = axis_bound(s.is_forward, o, i, block, stride, dilation);
-    axis.outside = results_outside(s.is_forward, o, i, kernel, stride, dilation, padding);
-    return axis;
+  const auto bound = [&](const Axis& axis, int64_t block, int64_t stride, int64_t dilation) {
+    const int64_t o = s.is_forward ? axis.out_size : axis.source_size,
+                  i = s.is_forward ? axis.source_size : axis.out_size;
+    AxisBound b = axis_bound(s.is_forward, o, i, block, stride, dilation);
+    b.outside = results_outside(axis);
+    return b;
   };
 
   const bool pointwise = s.kernel_h * s.kernel_w == 1 && s.stride_h * s.stride_w == 1;
@@ -64,16 +96,16 @@ double plan_correlation(Plan& plan, const Kernels<scalar_t>& k, const Correlatio
 
   plan.kw_block = balanced(s.kernel_w, kKernelElements);
   plan.kh_block = balanced(s.kernel_h, kKernelElements / plan.kw_block);
-  const AxisBound h =
-      bound(out_h, s.source_h, plan.kh_block, s.kernel_h, s.stride_h, s.dilation_h, s.padding_h);
-  const AxisBound w =
-      bound(out_w, s.source_w, plan.kw_block, s.kernel_w, s.stride_w, s.dilation_w, s.padding_w);
+  const AxisBound h = bound(s.rows, plan.kh_block, s.stride_h, s.dilation_h);
+  const AxisBound w = bound(s.cols, plan.kw_block, s.stride_w, s.dilation_w);
   const int64_t taps = plan.kh_block * plan.kw_block;
+  const Terms met_h = terms_of(s.rows, out_h, 1), met_w = terms_of(s.cols, plan.cols, kFewestRows);
+  const int64_t most = std::min(met_h.most, h.taps) * std::min(met_w.most, w.taps);
   // A tile much shorter than a cache line leaves most of its sources' lines to the next ones, in L1.
   const int64_t terms = 2 * plan.mr * es < 64 ? std::min(kTerms, kL1Bytes / (64 + lanes * es)) : kTerms;
-  plan.c_block = whole_vectors(balanced(summed, std::min(terms / std::max<int64_t>(1, h.taps * w.taps),
-                                                         kWeightBytes / (taps * lanes * es))),
-                               summed, k.lanes);
+  plan.c_block = whole_vectors(
+      balanced(summed, std::min(terms / std::max<int64_t>(1, most), kWeightBytes / (taps * lanes * es))),
+      summed, k.lanes);
   const auto source_elements = [&](int64_t rows) {
     return slots_bound(h, rows) * longest_line(width_bound(w, plan.cols), es) *
            longest_line(plan.c_block, es);
@@ -99,25 +131,30 @@ double plan_correlation(Plan& plan, const Kernels<scalar_t>& k, const Correlatio
   plan.source_bytes = scratch_bytes(source_elements(plan.rows), es);
   plan.weight_bytes = scratch_bytes(plan.c_block * taps * lanes, es);
   plan.tile_bytes = scratch_bytes(pixels * lanes * plan.panels, es);
-  plan.scratch_bytes =
-      plan.source_bytes + plan.weight_bytes + plan.tile_bytes + scratch_bytes(h.taps * w.taps, sizeof(KStep));
+  plan.scratch_bytes = plan.source_bytes + plan.weight_bytes + plan.tile_bytes;
   const double rows = static_cast<double>(out_h * ceil_div(out_w, plan.cols));
   const int64_t blocks = std::max<int64_t>(1, ceil_div(summed, plan.c_block)) *
                          ceil_div(s.kernel_h, plan.kh_block) * ceil_div(s.kernel_w, plan.kw_block);
   const int64_t tiles = ceil_div(std::min(plan.cols, out_w), plan.mr) * panel_count(plan, channels) * blocks;
-  return row_cycles * rows * static_cast<double>(summed * s.kernel_h * s.kernel_w) /
+  return row_cycles * rows * met_h.share * met_w.share *
+             static_cast<double>(summed * s.kernel_h * s.kernel_w) /
              static_cast<double>(s.is_forward ? 1 : s.stride_h) +
          rows * static_cast<double>(tiles) * kTile;
 }
 
 CorrelationShape shape_of(const Plan& plan) {
   const ConvGeometry& g = plan.geometry;
-  if (plan.contraction == Contraction::kForward) {
-    return {true, g.Co,       g.Ci,       g.oH,         g.oW,         g.iH,        g.iW,       g.kH,
-            g.kW, g.stride_h, g.stride_w, g.dilation_h, g.dilation_w, g.padding_h, g.padding_w};
-  }
-  return {false, g.Ci,       g.Co,       g.iH,         g.iW,         g.oH,        g.oW,       g.kH,
-          g.kW,  g.stride_h, g.stride_w, g.dilation_h, g.dilation_w, g.padding_h, g.padding_w};
+  const KRange kh{0, g.kH}, kw{0, g.kW};
+  CorrelationShape s = {};
+  s.is_forward = plan.contraction == Contraction::kForward;
+  s.channels = s.is_forward ? g.Co : g.Ci, s.summed = s.is_forward ? g.Ci : g.Co;
+  s.kernel_h = g.kH, s.kernel_w = g.kW, s.stride_h = g.stride_h, s.stride_w = g.stride_w;
+  s.dilation_h = g.dilation_h, s.dilation_w = g.dilation_w;
+  const auto make_axis = s.is_forward ? forward_axis : grad_input_axis;
+  const bool f = s.is_forward;
+  s.rows = make_axis(f ? g.oH : g.iH, f ? g.iH : g.oH, kh, g.stride_h, g.padding_h, g.dilation_h);
+  s.cols = make_axis(f ? g.oW : g.iW, f ? g.iW : g.oW, kw, g.stride_w, g.padding_w, g.dilation_w);
+  return s;
 }
 
 template <class scalar_t>
@@ -156,8 +193,11 @@ double plan_grad_weight(Plan& plan, const Kernels<scalar_t>& k) {
       plan.source_bytes + plan.weight_bytes + plan.tile_bytes + scratch_bytes(pixels, sizeof(KStep));
   // A kernel row of all channels, or one kernel element of them, is one run of tile rows.
   const int64_t runs = g.kH * (merged ? ceil_div(g.kW, plan.kw_block) : g.kW);
+  const Axis rows = forward_axis(g.oH, g.iH, {0, g.kH}, g.stride_h, g.padding_h, g.dilation_h);
+  const Axis cols = forward_axis(g.oW, g.iW, {0, g.kW}, g.stride_w, g.padding_w, g.dilation_w);
+  const double met = terms_of(rows, g.oH, 1).share * (merged ? 1.0 : terms_of(cols, g.oW, 1).share);
   const Move& move = plan.layout.channels_inner ? kCopied : g.G > 1 ? kTransposed : kFarTransposed;
-  return pixel_cycles * static_cast<double>(g.oH * g.oW) * static_cast<double>(runs) +
+  return pixel_cycles * met * static_cast<double>(g.oH * g.oW) * static_cast<double>(runs) +
          plane_cycles(plan, move, move);
 }
 
@@ -179,8 +219,17 @@ double plan_subpixel(Plan& plan, const Kernels<scalar_t>& kernels) {
   // Longer strides have empty lanes or long gaps in any case, and the products below stay small.
   if (g.stride_h > 1024 || g.stride_w > 1024) return kNever;
   const int64_t lanes = g.Ci * g.stride_h * g.stride_w;
-  const CorrelationShape shape{false,  lanes, g.Co, h.results, w.results, g.oH,     g.oW,    h.taps,
-                               w.taps, 1,     1,    1,         1,         h.source, w.source};
+  const CorrelationShape shape{false,
+                               lanes,
+                               g.Co,
+                               h.taps,
+                               w.taps,
+                               1,
+                               1,
+                               1,
+                               1,
+                               grad_input_axis(h.results, g.oH, {0, h.taps}, 1, h.source, 1),
+                               grad_input_axis(w.results, g.oW, {0, w.taps}, 1, w.source, 1)};
   const double cycles = plan_correlation(plan, kernels, shape);
   // Storing a row of tiles copies pieces of stride_w pixels: about four cycles each, and one for a vector.
   const double pieces = static_cast<double>(h.results * w.results) * static_cast<double>(g.Ci * g.stride_h);

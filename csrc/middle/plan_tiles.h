@@ -6,6 +6,7 @@
 #include <limits>
 #include <numeric>
 
+#include "axis.h"
 #include "plan.h"
 #include "winograd.h"
 
@@ -119,14 +120,16 @@ inline AxisBound axis_bound(bool is_forward, int64_t o, int64_t i, int64_t k, in
   return {i, o, stride, 1, ceil_div(k, residues), ((k - 1) * dilation + stride) / stride + 1, 1, i};
 }
 
-// AxisBound::outside of a kernel of k elements: left of the image, or right of it.
-inline int64_t results_outside(bool is_forward, int64_t o, int64_t i, int64_t k, int64_t stride,
-                               int64_t dilation, int64_t padding) {
-  const int64_t last = (k - 1) * dilation - padding;  // offset of the last element
-  if (is_forward) return std::max<int64_t>({0, ceil_div(padding, stride), o - ceil_div(i - last, stride)});
-  const int64_t results = ceil_div(i, stride);
-  return std::max<int64_t>(
-      {0, ceil_div(last, stride), results + floor_div(stride - 1 + padding, stride) - o});
+// AxisBound::outside: left of the image, or right of it.
+inline int64_t results_outside(const Axis& axis) {
+  int64_t most = 0;
+  for (const Phase& phase : axis.phases) {
+    for (const Tap& tap : phase.taps) {
+      const int64_t right = ceil_div(axis.source_size - tap.source, axis.source_step);
+      most = std::max({most, ceil_div(-tap.source, axis.source_step), phase.count - right});
+    }
+  }
+  return most;
 }
 
 // Source rows that `rows` consecutive result rows read; consecutive over the
