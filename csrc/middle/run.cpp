@@ -1,6 +1,7 @@
 // Runs one contraction: plan, then the file of that name.
 
 #include "contractions.h"
+#include "plan_cache.h"
 
 namespace tce {
 
@@ -90,9 +91,7 @@ void run(Contraction contraction, const ConvGeometry& geometry, const Operands<s
   if ((x_first ? x_channels : y_channels) == 1) t.a.stride[1] = 1;
   if ((x_first ? y_channels : x_channels) == 1) second[1] = 1;
   const Layout layout = layout_of(t.a.stride, second, geometry);
-  const Plan plan = make_plan<scalar_t>(contraction, geometry, layout, options, table);
-  // Winograd leaves what is not finite to the direct algorithm.
-  const Plan direct = plan.algorithm == Algorithm::kWinograd ? make_direct_plan<scalar_t>(plan, table) : plan;
+  const auto [plan, direct] = cached_plans<scalar_t>(contraction, geometry, layout, options, table);
   ConvGeometry g = plan.geometry;
   if (batch_is_row(geometry)) {
     g.N = 1;
