@@ -124,17 +124,18 @@ int64_t cut_groups(const Plan& plan, int64_t groups, int64_t others, int threads
                              std::max<int64_t>(1, groups));
 }
 
-WeightCut cut_grad_weight(const Plan& plan, int64_t pixels, int threads) {
+WeightCut cut_grad_weight(const Plan& plan, int64_t pixels, int64_t segments, int threads) {
   const ConvGeometry& g = plan.geometry;
-  const double px = static_cast<double>(pixels);
-  return cut_weight(
-      plan, ceil_div(g.kW, plan.kw_block), g.kH, threads, [&](int64_t panels, int64_t channels, int64_t kh) {
-        const double tile_rows = static_cast<double>(channels * kh * plan.kw_block);
-        const double sum = px * tile_rows * static_cast<double>(panels * plan.nv);
-        const double source = px * static_cast<double>(channels * std::min(kh, g.stride_h)) * kPackElement;
-        const double dy = px * static_cast<double>(panels * plan.panel_lanes()) * kPackElement;
-        return sum + source + dy;
-      });
+  const double px = static_cast<double>(ceil_div(pixels, segments));
+  return cut_weight(plan, segments * ceil_div(g.kW, plan.kw_block), g.kH, threads,
+                    [&](int64_t panels, int64_t channels, int64_t kh) {
+                      const double tile_rows = static_cast<double>(channels * kh * plan.kw_block);
+                      const double sum = px * tile_rows * static_cast<double>(panels * plan.nv);
+                      const double source =
+                          px * static_cast<double>(channels * std::min(kh, g.stride_h)) * kPackElement;
+                      const double dy = px * static_cast<double>(panels * plan.panel_lanes()) * kPackElement;
+                      return sum + source + dy;
+                    });
 }
 
 WeightCut cut_winograd_weight(const Plan& plan, int64_t tiles, int threads) {

@@ -30,8 +30,8 @@ int64_t cut_groups(const Plan& plan, int64_t groups, int64_t others, int threads
 struct WeightCut {
   int64_t panels, channels, kh;  // of an item, at most; never more than the plan's
 };
-// pixels of dY over the whole batch.
-WeightCut cut_grad_weight(const Plan& plan, int64_t pixels, int threads);
+// pixels of dY over the whole batch, in so many segments.
+WeightCut cut_grad_weight(const Plan& plan, int64_t pixels, int64_t segments, int threads);
 
 // tiles of dY over the whole batch; `channels` is a whole number of vectors.
 WeightCut cut_winograd_weight(const Plan& plan, int64_t tiles, int threads);

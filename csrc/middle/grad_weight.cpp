@@ -7,17 +7,22 @@
 //
 // Loops, outermost first, with what each holds:
 //
-//   item (group, panels, channels, kh, kw)   one thread; its part of dW: [panel][kh][kw][ci][lanes]
+//   item (group, panels, channels, kh, kw, segment)   one thread; its part of dW: [panel][kh][kw][ci][lanes]
 //     chunk of pixels, in order              source packed: [slot][width][ci]                       L2
 //                                            dY packed: [panel][pixel][lanes], or where it lies     L2
 //       kh                                   steps: the chunk's pixels whose source row exists      L1
 //         kw                                 steps again, where many columns miss the source
 //           panel, tile (mr rows)            microkernel: sum over the chunk's pixels               registers
-//   then: the item's part of dW to the tensor
+//   then: the item's part of dW to the tensor, or to the partial sums of its segment
 //
-// The chunks are fixed by the geometry and summed in order: the same bits for any number of threads.
+// A small dW has few parts to share out among threads, and each of these would read all of X or of dY. Its chunks
+// are then shared out, too: as segments (Plan::segments), whose sums are added up in order at the end.
+//
+// The chunks and segments are fixed by the geometry and the batch, and summed in order: the same bits for any
+// number of threads.
 
 #include <algorithm>
+#include <memory>
 #include <vector>
 
 #include "contractions.h"
@@ -40,14 +45,17 @@ struct Item {
   int64_t g;
   int64_t panel_first, panel_last;
   KRange ci, kh, kw;
+  KRange rows;  // of dY, numbered over the batch
 };
 
 template <class scalar_t>
 class Worker {
  public:
+  // dw: dW, or partial sums that lie like it.
   Worker(const Plan& plan, const ConvGeometry& g, const Operands<scalar_t>& t,
-         const Kernels<scalar_t>& kernels, const Item& item)
-      : plan_(plan),
+         const Kernels<scalar_t>& kernels, const Item& item, scalar_t* dw)
+      : dw_(dw),
+        plan_(plan),
         g_(g),
         t_(t),
         kernels_(kernels),
@@ -70,9 +78,8 @@ class Worker {
   void run() {
     std::fill(tiles_, tiles_ + (item_.panel_last - item_.panel_first) * nh_ * nw_ * channels_ * lanes_,
               scalar_t(0));
-    const int64_t total_rows = g_.N * g_.oH;
-    for (int64_t row = 0; row < total_rows; row += plan_.rows) {
-      const int64_t row_last = std::min(total_rows, row + plan_.rows);
+    for (int64_t row = item_.rows.begin; row < item_.rows.end; row += plan_.rows) {
+      const int64_t row_last = std::min(item_.rows.end, row + plan_.rows);
       const RowSlots rows = make_row_slots(rows_, row, row_last);
       for (int64_t col = 0; col < g_.oW; col += plan_.cols)
         sum_chunk(rows, row, row_last, col, std::min(g_.oW, col + plan_.cols));
@@ -201,8 +208,8 @@ class Worker {
     for (int64_t p = item_.panel_first; p < item_.panel_last; ++p) {
       const int64_t o0 = p * lanes_, valid = std::min(lanes_, g_.Co - o0);
       const scalar_t* tiles = tiles_ + (p - item_.panel_first) * nh_ * nw_ * channels_ * lanes_;
-      scalar_t* dw = t_.result.data + (item_.g * g_.Co + o0) * so + item_.ci.begin * si +
-                     item_.kh.begin * sh + item_.kw.begin * sw;
+      scalar_t* dw =
+          dw_ + (item_.g * g_.Co + o0) * so + item_.ci.begin * si + item_.kh.begin * sh + item_.kw.begin * sw;
       const bool whole = sh == nw_;  // the rows of a kernel follow each other
       const int64_t lines = whole ? 1 : nh_, length = whole ? nh_ * nw_ : nw_;
       if (length > 1 && sw == 1) {  // written along memory
@@ -220,6 +227,7 @@ class Worker {
     }
   }
 
+  scalar_t* const dw_;
   const Plan& plan_;
   const ConvGeometry& g_;
   const Operands<scalar_t>& t_;
@@ -238,15 +246,54 @@ KRange part(int64_t size, int64_t parts, int64_t index) {
   return {part_start(size, parts, index), part_start(size, parts, index + 1)};
 }
 
+// The elements of dW if they lie together, without gaps; else 0.
+template <class scalar_t>
+int64_t dense_elements(const TensorView<scalar_t>& dw, const ConvGeometry& g) {
+  const int64_t size[4] = {g.G * g.Co, g.Ci, g.kH, g.kW};
+  int64_t elements = 1, reach = 1;
+  for (int d = 0; d < 4; ++d) {
+    elements *= size[d];
+    reach += (size[d] - 1) * std::abs(dw.stride[d]);
+  }
+  return elements == reach ? elements : 0;
+}
+
+// first[i] += the sums of all further segments, in order.
+template <class scalar_t>
+void add_segments(scalar_t* first, const scalar_t* others, int64_t segments, int64_t elements, int threads) {
+  constexpr int64_t kBlock = 4096;
+  parallel_for(ceil_div(elements, kBlock), threads, [&](int64_t block) {
+    const int64_t begin = block * kBlock, end = std::min(elements, begin + kBlock);
+    for (int64_t s = 0; s + 1 < segments; ++s) {
+      for (int64_t i = begin; i < end; ++i) first[i] += others[s * elements + i];
+    }
+  });
+}
+
 template <class scalar_t>
 void direct_grad_weight(const Plan& plan, const ConvGeometry& g, const Operands<scalar_t>& t,
                         const Kernels<scalar_t>& kernels, int threads) {
-  const WeightCut cut = cut_grad_weight(plan, g.N * g.oH * g.oW, threads);
+  const int64_t total_rows = g.N * g.oH, chunks = ceil_div(total_rows, plan.rows);
+  const int64_t elements = dense_elements(t.result, g);
+  const int64_t segments = elements > 0 ? std::clamp<int64_t>(chunks, 1, plan.segments) : 1;
+  const std::unique_ptr<scalar_t[]> partial(segments > 1 ? new scalar_t[(segments - 1) * elements] : nullptr);
+  // The lowest address: exchanged, the kernel lies the other way round.
+  int64_t offset = 0;
+  const int64_t size[4] = {g.G * g.Co, g.Ci, g.kH, g.kW};
+  for (int d = 0; d < 4; ++d) offset -= std::min<int64_t>(0, (size[d] - 1) * t.result.stride[d]);
+  const auto dw_of = [&](int64_t segment) {
+    return segment == 0 ? t.result.data : partial.get() + (segment - 1) * elements + offset;
+  };
+  const WeightCut cut = cut_grad_weight(plan, g.N * g.oH * g.oW, segments, threads);
   const int64_t panels = panel_count(plan, g.Co), panel_parts = ceil_div(panels, cut.panels);
   const int64_t ci_parts = ceil_div(g.Ci, cut.channels), kh_parts = ceil_div(g.kH, cut.kh);
   const int64_t kw_parts = ceil_div(g.kW, plan.kw_block);
-  parallel_for(g.G * panel_parts * ci_parts * kh_parts * kw_parts, threads, [&](int64_t i) {
+  parallel_for(segments * g.G * panel_parts * ci_parts * kh_parts * kw_parts, threads, [&](int64_t i) {
+    const int64_t segment = i % segments;
+    i /= segments;
     Item item;
+    item.rows = {part_start(chunks, segments, segment) * plan.rows,
+                 std::min(total_rows, part_start(chunks, segments, segment + 1) * plan.rows)};
     item.kw = part(g.kW, kw_parts, i % kw_parts);
     i /= kw_parts;
     item.kh = part(g.kH, kh_parts, i % kh_parts);
@@ -256,8 +303,9 @@ void direct_grad_weight(const Plan& plan, const ConvGeometry& g, const Operands<
     item.panel_first = part_start(panels, panel_parts, i % panel_parts);
     item.panel_last = part_start(panels, panel_parts, i % panel_parts + 1);
     item.g = i / panel_parts;
-    Worker<scalar_t>(plan, g, t, kernels, item).run();
+    Worker<scalar_t>(plan, g, t, kernels, item, dw_of(segment)).run();
   });
+  if (segments > 1) add_segments(t.result.data - offset, partial.get(), segments, elements, threads);
 }
 
 }  // namespace
@@ -285,8 +333,9 @@ void grad_weight_region(const Plan& plan, const ConvGeometry& g, const Operands<
                         std::min(panel_last, p + plan.panels),
                         {c, std::min(region.ci.end, c + plan.c_block)},
                         part(g.kH, kh_parts, k / kw_parts),
-                        part(g.kW, kw_parts, k % kw_parts)};
-        Worker<scalar_t>(plan, g, t, kernels, item).run();
+                        part(g.kW, kw_parts, k % kw_parts),
+                        {0, g.N * g.oH}};
+        Worker<scalar_t>(plan, g, t, kernels, item, t.result.data).run();
       }
     }
   }

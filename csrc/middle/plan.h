@@ -3,7 +3,7 @@
 //
 // NOTE [Same bits]
 // A result element is a sum over K blocks, in order, of a sum over (channel, kh, kw) within the block, in
-// order. The algorithm and c_block, kh_block, kw_block (grad_weight: also the chunk, rows x cols) fix that
+// order. The algorithm and c_block, kh_block, kw_block (grad_weight: also the chunk, rows x cols, and segments) fix that
 // order; with Winograd cols and nv fix what is computed again, too (winograd.h). All of it is in the plan.
 // What cut.h chooses, and who computes what, decides when an element is computed, never how. So the bits are
 // the same for one sample or many, on one thread or many.
@@ -73,7 +73,8 @@ struct Plan {
   // Chunk: the pixels (Winograd: tiles of pixels) that an item holds in scratch at a time. forward,
   // grad_input: of the result; grad_weight: of dY.
   int64_t rows, cols;
-  int64_t panels;  // most panels of an item (lanewise grad_weight: blocks of groups)
+  int64_t panels;    // most panels of an item (lanewise grad_weight: blocks of groups)
+  int64_t segments;  // direct, exchanged grad_weight: parts of the pixels with sums of their own, at most
 
   // Parts of scratch_bytes: packed source; packed weights (grad_weight: dY); tiles; and for Winograd, whose
   // first two are transformed, what is not: pixels and kernels before their transform, results after theirs.

@@ -20,6 +20,8 @@ constexpr int64_t kPointwiseCols = 2048;
 constexpr int64_t kSharedBytes = 256 * 1024;
 // grad_weight: pixels that one call sums: their two packed operands have to stay in L1 and L2.
 constexpr int64_t kSumPixels = 256;
+// grad_weight: segments of its pixels, and bytes of their partial sums, at most.
+constexpr int64_t kSegments = 8, kPartialBytes = 2 * 1024 * 1024;
 
 // What a plan has to know of a correlation (correlate.h).
 struct CorrelationShape {
@@ -191,6 +193,12 @@ double plan_grad_weight(Plan& plan, const Kernels<scalar_t>& k) {
   plan.tile_bytes = scratch_bytes(taps * plan.c_block * lanes * plan.panels, es);
   plan.scratch_bytes =
       plan.source_bytes + plan.weight_bytes + plan.tile_bytes + scratch_bytes(pixels, sizeof(KStep));
+  // What one item can hold has to be shared out by its pixels.
+  const int64_t items = g.G * ceil_div(panel_count(plan, g.Co), plan.panels) * ceil_div(g.Ci, plan.c_block) *
+                        ceil_div(g.kH, plan.kh_block) * ceil_div(g.kW, plan.kw_block);
+  const int64_t bytes = std::max<int64_t>(1, g.G * g.Co * g.Ci * g.kH * g.kW * es);
+  plan.segments = std::clamp<int64_t>(
+      std::min(kSegments / std::max<int64_t>(1, items), 1 + kPartialBytes / bytes), 1, kSegments);
   // A kernel row of all channels, or one kernel element of them, is one run of tile rows.
   const int64_t runs = g.kH * (merged ? ceil_div(g.kW, plan.kw_block) : g.kW);
   const Axis rows = forward_axis(g.oH, g.iH, {0, g.kH}, g.stride_h, g.padding_h, g.dilation_h);
