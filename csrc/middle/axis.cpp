@@ -4,37 +4,51 @@
 
 #include <algorithm>
 
-#include "geometry.h"
-
 namespace tce {
 
-std::vector<Band> make_bands(const Axis& axis, const Phase& phase, KRange j, int64_t fewest) {
+namespace {
+
+// More than the kernel elements of a block of the direct algorithm.
+constexpr int64_t kBandTaps = 256;
+
+std::vector<Band> bands_of(const Axis& axis, const Phase& phase, int64_t fewest) {
   const auto met = [&](const Tap& tap) {  // the j that read the image with it
-    const int64_t begin = std::clamp(ceil_div(-tap.source, axis.source_step), j.begin, j.end);
-    return KRange{begin, std::clamp(ceil_div(axis.source_size - tap.source, axis.source_step), begin, j.end)};
+    const int64_t begin = std::clamp<int64_t>(ceil_div(-tap.source, axis.source_step), 0, phase.count);
+    return KRange{begin,
+                  std::clamp(ceil_div(axis.source_size - tap.source, axis.source_step), begin, phase.count)};
   };
+  // Of very many all count: to find those that do not takes the square of their number.
+  if (static_cast<int64_t>(phase.taps.size()) > kBandTaps)
+    return {{{0, phase.count}, {0, static_cast<int64_t>(phase.taps.size())}}};
   std::vector<int64_t> cuts;
   for (const Tap& tap : phase.taps) {
     cuts.push_back(met(tap).begin);
     cuts.push_back(met(tap).end);
   }
   std::sort(cuts.begin(), cuts.end());
-  cuts.push_back(j.end);
+  cuts.push_back(phase.count);
   std::vector<Band> bands;
-  int64_t begin = j.begin;
+  int64_t begin = 0;
   for (const int64_t end : cuts) {
-    if (end != j.end && (end - begin < fewest || j.end - end < fewest)) continue;
-    if (begin >= end) continue;
+    if (begin >= end || (end < phase.count && std::min(end - begin, phase.count - end) < fewest)) continue;
     Band band{{begin, end}, {0, 0}};
     for (size_t u = 0; u < phase.taps.size(); ++u) {
-      const KRange m = met(phase.taps[u]);
-      if (m.begin >= m.end || m.begin >= end || m.end <= begin) continue;
+      const KRange m = intersection(met(phase.taps[u]), band.j);
+      if (m.begin >= m.end) continue;
       if (band.taps.begin == band.taps.end) band.taps.begin = static_cast<int64_t>(u);
       band.taps.end = static_cast<int64_t>(u) + 1;
     }
     bands.push_back(band);
     begin = end;
   }
+  return bands;
+}
+
+}  // namespace
+
+Bands make_bands(const Axis& axis, int64_t fewest) {
+  Bands bands;
+  for (const Phase& phase : axis.phases) bands.push_back(bands_of(axis, phase, fewest));
   return bands;
 }
 

@@ -10,8 +10,11 @@
 
 #pragma once
 
+#include <algorithm>
 #include <cstdint>
 #include <vector>
+
+#include "geometry.h"
 
 namespace tce {
 
@@ -45,9 +48,19 @@ struct Band {
 // Bands of fewer results, and shorter tiles, read their weights too often.
 constexpr int64_t kFewestRows = 7;
 
-// The results j of a phase, cut where taps begin or cease to meet the image, though into bands of no fewer than
+// [phase] its results, cut where taps begin or cease to meet the image, though into bands of no fewer than
 // `fewest`: with a dilation or padding as large as the image, most taps meet nothing but padding.
-std::vector<Band> make_bands(const Axis& axis, const Phase& phase, KRange j, int64_t fewest);
+using Bands = std::vector<std::vector<Band>>;
+Bands make_bands(const Axis& axis, int64_t fewest);
+
+// The j of a phase whose outputs phase + j * out_step lie in [first, last).
+inline KRange phase_range(int64_t phase, int64_t out_step, int64_t first, int64_t last) {
+  return {ceil_div(first - phase, out_step), ceil_div(last - phase, out_step)};
+}
+
+inline KRange intersection(const KRange& a, const KRange& b) {
+  return {std::max(a.begin, b.begin), std::min(a.end, b.end)};
+}
 
 // The part of the axis whose kernel elements lie in k.
 Axis forward_axis(int64_t o_size, int64_t i_size, KRange k, int64_t stride, int64_t padding,

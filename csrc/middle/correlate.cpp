@@ -40,6 +40,7 @@ constexpr int64_t kStepTables = 16;
 struct KernelBlock {
   KRange kh, kw;
   Axis rows, cols;
+  Bands bands;  // of columns
 
   int64_t taps() const { return (kh.end - kh.begin) * (kw.end - kw.begin); }
 };
@@ -51,7 +52,8 @@ std::vector<KernelBlock> make_blocks(const Correlation<scalar_t>& c, const Plan&
     const KRange kh{h, std::min(c.kH, h + plan.kh_block)};
     for (int64_t w = 0; w < std::max<int64_t>(c.kW, 1); w += plan.kw_block) {
       const KRange kw{w, std::min(c.kW, w + plan.kw_block)};
-      blocks.push_back({kh, kw, c.rows(kh), c.cols(kw)});
+      blocks.push_back({kh, kw, c.rows(kh), c.cols(kw), {}});
+      blocks.back().bands = make_bands(blocks.back().cols, kFewestRows);
     }
   }
   return blocks;
@@ -88,12 +90,6 @@ class Worker {
 
   void run() {
     for (const KernelBlock& block : blocks_) {
-      bands_.clear();
-      for (size_t phase = 0; phase < block.cols.phases.size(); ++phase) {
-        const KRange j =
-            phase_range(static_cast<int64_t>(phase), block.cols.out_step, item_.col_first, item_.col_last);
-        bands_.push_back(make_bands(block.cols, block.cols.phases[phase], j, kFewestRows));
-      }
       for (Steps& steps : steps_) steps.panel = 0;
       const RowSlots rows = make_row_slots(block.rows, item_.row_first, item_.row_last);
       int64_t c0 = 0;
@@ -147,12 +143,12 @@ class Worker {
     if (const int64_t tile_rows = pixel_major_ ? rows_in_place(block, rows) : 0)
       return {x.data, columns_in_place(block.cols), x.stride[3], 1, false, 0, tile_rows, true};
     const bool dense = pixel_major_ && reads_all_columns(block.cols);
-    SourceRuns columns = make_source_runs(block.cols, item_.col_first, item_.col_last, dense);
+    SourceRuns columns = make_source_runs(block.cols, item_.col_first, item_.col_last, dense, &block.bands);
     int64_t pixel = 1, channel = 1;
     if (pixel_major_) {
       pixel = line_stride(channels, sizeof(scalar_t));
     } else {
-      channel = columns.length = line_stride(columns.length, sizeof(scalar_t));
+      channel = columns.length = line_stride(std::max<int64_t>(columns.length, 1), sizeof(scalar_t));
     }
     const int64_t slot = pixel_major_ ? columns.length * pixel : channels * channel;
     check_fits(static_cast<int64_t>(rows.source.size()) * slot, sizeof(scalar_t), plan_.source_bytes);
@@ -170,7 +166,7 @@ class Worker {
     const auto [sn, sc, sh, sw] = c_.source.stride;
     const Axis& axis = block.cols;
     const int64_t reach = c_.source_h * sh + (c_.source_w + cols_ * axis.source_step) * sw;
-    if (reach > INT32_MAX || !all_inside(axis, item_.col_first, item_.col_last)) return 0;
+    if (reach > INT32_MAX || !all_inside(axis, block.bands, item_.col_first, item_.col_last)) return 0;
     const int64_t taps = static_cast<int64_t>(max_taps(axis));
     const int64_t lines = rows.max_taps * std::min(taps, axis.source_step);  // of a pixel more
     const int64_t step = taps > 1 ? sw : axis.source_step * sw;
@@ -201,8 +197,8 @@ class Worker {
       Tiles tiles{tiles_ + kept * cols_ * lanes_, lanes_};
       if (in_place) tiles = {result_row(row) + o0, c_.out.stride[3]};
       if (first && c_.bias) start_with_bias(tiles, o0, valid, nv * kernels_.lanes);
-      for (size_t phase = 0; phase < bands_.size(); ++phase) {
-        for (size_t band = 0; band < bands_[phase].size(); ++band)
+      for (size_t phase = 0; phase < block.bands.size(); ++phase) {
+        for (size_t band = 0; band < block.bands[phase].size(); ++band)
           run_band(block, rows, source, row, phase, band, nv, channels, !first || c_.bias, tiles);
       }
       if (last && !in_place) store_row(tiles.data, row, o0, valid);
@@ -213,11 +209,15 @@ class Worker {
   void run_band(const KernelBlock& block, const RowSlots& rows, const Source& source, int64_t row,
                 size_t phase, size_t band, int nv, int64_t channels, bool accumulate, const Tiles& tiles) {
     const Axis& axis = block.cols;
-    const KRange j = bands_[phase][band].j;
+    const KRange j = intersection(
+        block.bands[phase][band].j,
+        phase_range(static_cast<int64_t>(phase), axis.out_step, item_.col_first, item_.col_last));
     const int64_t count = j.end - j.begin, panel = nv * kernels_.lanes;
+    if (count <= 0) return;
     const Steps& steps = make_steps(block, rows, source, row, phase, band, panel);
-    if (steps.step.empty() && accumulate) return;  // no term here (strided grad_input)
     const scalar_t* data = source.data + steps.first;
+
+    if (steps.step.empty() && accumulate) return;  // no term here (strided grad_input)
 
     TileProblem<scalar_t> tile = {};
     tile.steps = steps.step.data();
@@ -283,7 +283,7 @@ class Worker {
     steps.step.clear();
     const std::vector<Tap>& taps = block.cols.phases[phase].taps;
     const int64_t nw = block.kw.end - block.kw.begin;
-    const KRange live = bands_[phase][band].taps;
+    const KRange live = block.bands[phase][band].taps;
     for (size_t t = 0; t < row_taps.size(); ++t) {
       if (slots[t] < 0) continue;
       for (size_t u = static_cast<size_t>(live.begin); u < static_cast<size_t>(live.end); ++u) {
@@ -347,7 +347,6 @@ class Worker {
   const int64_t cols_;
   const bool pixel_major_;  // how sources are read (pack.h)
   scalar_t *source_, *weight_, *tiles_;
-  std::vector<std::vector<Band>> bands_;  // [column phase] of the kernel block
   std::array<Steps, kStepTables> steps_;
   bool keep_tiles_;
 };

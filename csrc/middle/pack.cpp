@@ -48,7 +48,7 @@ RowSlots make_row_slots(const Axis& axis, int64_t first, int64_t last) {
   return slots;
 }
 
-SourceRuns make_source_runs(const Axis& axis, int64_t first, int64_t last, bool dense) {
+SourceRuns make_source_runs(const Axis& axis, int64_t first, int64_t last, bool dense, const Bands* bands) {
   SourceRuns runs = {};
   runs.step = dense ? 1 : axis.source_step;
   runs.out_step = dense ? axis.source_step : 1;
@@ -69,16 +69,26 @@ SourceRuns make_source_runs(const Axis& axis, int64_t first, int64_t last, bool 
     for (size_t f = 0; f < axis.phases.size(); ++f) {
       const KRange j = phase_range(static_cast<int64_t>(f), axis.out_step, first, last);
       if (j.begin >= j.end) continue;
-      for (const Tap& tap : axis.phases[f].taps) {
+      const std::vector<Tap>& taps = axis.phases[f].taps;
+      if (bands) {
+        for (const Band& band : (*bands)[f]) {
+          const KRange part = intersection(band.j, j);
+          for (int64_t u = band.taps.begin; u < band.taps.end && part.begin < part.end; ++u)
+            visit(f, static_cast<size_t>(u), taps[static_cast<size_t>(u)], part, false);
+        }
+        continue;
+      }
+      for (size_t u = 0; u < taps.size(); ++u) {
+        const Tap& tap = taps[u];
         // A tap that misses the image in all results reads zeros; those of all such taps are the same ones.
         const bool misses = j.begin * axis.source_step + tap.source >= axis.source_size ||
                             (j.end - 1) * axis.source_step + tap.source < 0;
-        visit(f, tap, j, misses && !dense);
+        visit(f, u, tap, j, misses && !dense);
       }
     }
   };
   int64_t zeros = 0;
-  each_tap([&](size_t, const Tap& tap, const KRange& j, bool misses) {
+  each_tap([&](size_t, size_t, const Tap& tap, const KRange& j, bool misses) {
     if (misses) {
       zeros = std::max(zeros, j.end - j.begin);
       return;
@@ -106,11 +116,14 @@ SourceRuns make_source_runs(const Axis& axis, int64_t first, int64_t last, bool 
     runs.runs.push_back({-zeros * runs.step, zeros, zeros_base});  // left of the image
     runs.length += zeros;
   }
-  runs.start.resize(axis.phases.size());
-  each_tap([&](size_t f, const Tap& tap, const KRange& j, bool misses) {
-    if (misses) return runs.start[f].push_back(zeros_base - j.begin);
+  for (const Phase& phase : axis.phases) runs.start.emplace_back(phase.taps.size(), 0);
+  each_tap([&](size_t f, size_t u, const Tap& tap, const KRange& j, bool misses) {
+    if (misses) {
+      runs.start[f][u] = zeros_base - j.begin;
+      return;
+    }
     const Range& range = range_of(tap);
-    runs.start[f].push_back(range.base + floor_div(tap.source, runs.step) - range.low);
+    runs.start[f][u] = range.base + floor_div(tap.source, runs.step) - range.low;
   });
   return runs;
 }
@@ -122,13 +135,16 @@ bool reads_all_columns(const Axis& axis) {
   return count >= axis.source_step && taps.back().source - taps.front().source == count - 1;
 }
 
-bool all_inside(const Axis& axis, int64_t first, int64_t last) {
+bool all_inside(const Axis& axis, const Bands& bands, int64_t first, int64_t last) {
   for (size_t f = 0; f < axis.phases.size(); ++f) {
-    const KRange j = phase_range(static_cast<int64_t>(f), axis.out_step, first, last);
-    for (const Tap& tap : axis.phases[f].taps) {
-      if (j.begin < j.end && (j.begin * axis.source_step + tap.source < 0 ||
-                              (j.end - 1) * axis.source_step + tap.source >= axis.source_size))
-        return false;
+    for (const Band& band : bands[f]) {
+      const KRange j = intersection(band.j, phase_range(static_cast<int64_t>(f), axis.out_step, first, last));
+      for (int64_t u = band.taps.begin; u < band.taps.end && j.begin < j.end; ++u) {
+        const int64_t source = axis.phases[f].taps[static_cast<size_t>(u)].source;
+        if (j.begin * axis.source_step + source < 0 ||
+            (j.end - 1) * axis.source_step + source >= axis.source_size)
+          return false;
+      }
     }
   }
   return true;

@@ -75,22 +75,18 @@ struct SourceRuns {
 KRange inside(const SourceRuns::Run& run, int64_t step, int64_t source_size);
 
 // `dense`: keep all positions in one run of step 1, neighbouring taps side by side; result j then reads
-// element start + j * source_step.
-SourceRuns make_source_runs(const Axis& axis, int64_t first, int64_t last, bool dense);
+// element start + j * source_step. `bands`: what their taps read is all that is packed.
+SourceRuns make_source_runs(const Axis& axis, int64_t first, int64_t last, bool dense,
+                            const Bands* bands = nullptr);
 
 // Whether the results read every position between the first and the last: those of a stride, at least as many
 // neighbouring taps. Packed densely they are one copy.
 bool reads_all_columns(const Axis& axis);
 
-// Whether the results [first, last) read no padding along an axis; then the start and the out_step of columns
+// Whether the results [first, last) read no padding along an axis with the taps of their bands; then the start and the out_step of columns
 // that are not packed at all: packed element i stands for position i.
-bool all_inside(const Axis& axis, int64_t first, int64_t last);
+bool all_inside(const Axis& axis, const Bands& bands, int64_t first, int64_t last);
 SourceRuns columns_in_place(const Axis& axis);
-
-// The j of a phase whose outputs phase + j * out_step lie in [first, last).
-inline KRange phase_range(int64_t phase, int64_t out_step, int64_t first, int64_t last) {
-  return {ceil_div(first - phase, out_step), ceil_div(last - phase, out_step)};
-}
 
 // x: the first channel of the view to pack; dst: channel-major, see above.
 template <class scalar_t>

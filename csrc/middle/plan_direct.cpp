@@ -27,39 +27,28 @@ constexpr int64_t kSegments = 8, kPartialBytes = 2 * 1024 * 1024;
 struct CorrelationShape {
   bool is_forward;
   int64_t channels, summed;  // of a group: result's (or lanes, with subpixel), and summed
-  int64_t kernel_h, kernel_w, stride_h, stride_w, dilation_h, dilation_w;
   Axis rows, cols;
+  int64_t kernel_h, kernel_w, stride_h, stride_w, dilation_h, dilation_w;
 };
 
 // Kernel elements along an axis that read the image: their share of all pairs of result and kernel element, and the
-// most that a band has. Counted only where that is quick; elsewhere all of them.
+// most that a band has.
 struct Terms {
   double share;
   int64_t most;
 };
-constexpr int64_t kCounted = 4096;
 
-Terms terms_of(const Axis& axis, int64_t chunk, int64_t fewest) {
-  const int64_t phases = static_cast<int64_t>(axis.phases.size());
-  const int64_t taps = phases > 0 ? static_cast<int64_t>(axis.phases[0].taps.size()) : 0;
-  const int64_t chunks = ceil_div(axis.out_size, std::max<int64_t>(1, chunk));
-  int64_t all = 0, met = 0, most = 0;
-  if (chunks == 0 || results_outside(axis) == 0 || taps > kCounted ||
-      phases * chunks * taps * taps > kCounted)
-    return {1.0, std::max<int64_t>(1, taps)};
-  for (int64_t f = 0; f < phases; ++f) {
-    const Phase& phase = axis.phases[static_cast<size_t>(f)];
-    all += phase.count * static_cast<int64_t>(phase.taps.size());
-    for (int64_t first = 0; first < axis.out_size; first += chunk) {
-      const KRange j = phase_range(f, axis.out_step, first, std::min(axis.out_size, first + chunk));
-      for (const Band& band : make_bands(axis, phase, j, fewest)) {
-        const int64_t live = band.taps.end - band.taps.begin;
-        met += (band.j.end - band.j.begin) * live;
-        most = std::max(most, live);
-      }
+Terms terms_of(const Axis& axis, const Bands& bands) {
+  int64_t all = 0, met = 0, most = 1;
+  for (size_t f = 0; f < axis.phases.size(); ++f) {
+    all += axis.phases[f].count * static_cast<int64_t>(axis.phases[f].taps.size());
+    for (const Band& band : bands[f]) {
+      const int64_t taps = band.taps.end - band.taps.begin;
+      met += (band.j.end - band.j.begin) * taps;
+      most = std::max(most, taps);
     }
   }
-  return {all > 0 ? static_cast<double>(met) / static_cast<double>(all) : 1.0, std::max<int64_t>(1, most)};
+  return {all > 0 ? static_cast<double>(met) / static_cast<double>(all) : 1.0, most};
 }
 
 // The most that line_stride makes of up to so many elements.
@@ -77,14 +66,13 @@ int64_t whole_vectors(int64_t block, int64_t channels, int64_t lanes) {
 template <class scalar_t>
 double plan_correlation(Plan& plan, const Kernels<scalar_t>& k, const CorrelationShape& s) {
   const int es = plan.element_size;
-  const int64_t out_h = s.rows.out_size, out_w = s.cols.out_size;
-  const int64_t channels = s.channels, summed = s.summed;
-  // Of a kernel block of an axis.
+  const int64_t out_h = s.rows.out_size, out_w = s.cols.out_size, channels = s.channels, summed = s.summed;
+  // Of a kernel block of an axis, whose bands read no run of zeros.
   const auto bound = [&](const Axis& axis, int64_t block, int64_t stride, int64_t dilation) {
     const int64_t o = s.is_forward ? axis.out_size : axis.source_size,
                   i = s.is_forward ? axis.source_size : axis.out_size;
     AxisBound b = axis_bound(s.is_forward, o, i, block, stride, dilation);
-    b.outside = results_outside(axis);
+    b.outside = 0;
     return b;
   };
 
@@ -101,15 +89,23 @@ double plan_correlation(Plan& plan, const Kernels<scalar_t>& k, const Correlatio
   const AxisBound h = bound(s.rows, plan.kh_block, s.stride_h, s.dilation_h);
   const AxisBound w = bound(s.cols, plan.kw_block, s.stride_w, s.dilation_w);
   const int64_t taps = plan.kh_block * plan.kw_block;
-  const Terms met_h = terms_of(s.rows, out_h, 1), met_w = terms_of(s.cols, plan.cols, kFewestRows);
-  const int64_t most = std::min(met_h.most, h.taps) * std::min(met_w.most, w.taps);
   // A tile much shorter than a cache line leaves most of its sources' lines to the next ones, in L1.
   const int64_t terms = 2 * plan.mr * es < 64 ? std::min(kTerms, kL1Bytes / (64 + lanes * es)) : kTerms;
+  const Bands bands = make_bands(s.cols, kFewestRows);
+  const Terms met_h = terms_of(s.rows, make_bands(s.rows, 1)), met_w = terms_of(s.cols, bands);
+  const int64_t most_h = std::min(met_h.most, h.taps), most = most_h * std::min(met_w.most, w.taps);
   plan.c_block = whole_vectors(
       balanced(summed, std::min(terms / std::max<int64_t>(1, most), kWeightBytes / (taps * lanes * es))),
       summed, k.lanes);
+  // The columns that a chunk packs are no more than those of all results.
+  int64_t width = width_bound(w, plan.cols);
+  if (plan.kw_block == s.kernel_w) {
+    const bool dense = reads_all_columns(s.cols);
+    const auto length = [&](bool d) { return make_source_runs(s.cols, 0, out_w, d, &bands).length; };
+    width = std::clamp<int64_t>(std::max(length(false), dense ? length(true) : 0), 1, width);
+  }
   const auto source_elements = [&](int64_t rows) {
-    return slots_bound(h, rows) * longest_line(width_bound(w, plan.cols), es) *
+    return std::min(slots_bound(h, rows), rows * most_h) * longest_line(width, es) *
            longest_line(plan.c_block, es);
   };
   // A chunk larger than an image only pays where images are small; rows of one image share their sources.
@@ -146,17 +142,20 @@ double plan_correlation(Plan& plan, const Kernels<scalar_t>& k, const Correlatio
 
 CorrelationShape shape_of(const Plan& plan) {
   const ConvGeometry& g = plan.geometry;
-  const KRange kh{0, g.kH}, kw{0, g.kW};
-  CorrelationShape s = {};
-  s.is_forward = plan.contraction == Contraction::kForward;
-  s.channels = s.is_forward ? g.Co : g.Ci, s.summed = s.is_forward ? g.Ci : g.Co;
-  s.kernel_h = g.kH, s.kernel_w = g.kW, s.stride_h = g.stride_h, s.stride_w = g.stride_w;
-  s.dilation_h = g.dilation_h, s.dilation_w = g.dilation_w;
-  const auto make_axis = s.is_forward ? forward_axis : grad_input_axis;
-  const bool f = s.is_forward;
-  s.rows = make_axis(f ? g.oH : g.iH, f ? g.iH : g.oH, kh, g.stride_h, g.padding_h, g.dilation_h);
-  s.cols = make_axis(f ? g.oW : g.iW, f ? g.iW : g.oW, kw, g.stride_w, g.padding_w, g.dilation_w);
-  return s;
+  const bool forward = plan.contraction == Contraction::kForward;
+  const auto axis = forward ? forward_axis : grad_input_axis;
+  const int64_t out_h = forward ? g.oH : g.iH, out_w = forward ? g.oW : g.iW;
+  return {forward,
+          forward ? g.Co : g.Ci,
+          forward ? g.Ci : g.Co,
+          axis(out_h, g.iH + g.oH - out_h, {0, g.kH}, g.stride_h, g.padding_h, g.dilation_h),
+          axis(out_w, g.iW + g.oW - out_w, {0, g.kW}, g.stride_w, g.padding_w, g.dilation_w),
+          g.kH,
+          g.kW,
+          g.stride_h,
+          g.stride_w,
+          g.dilation_h,
+          g.dilation_w};
 }
 
 template <class scalar_t>
@@ -203,7 +202,8 @@ double plan_grad_weight(Plan& plan, const Kernels<scalar_t>& k) {
   const int64_t runs = g.kH * (merged ? ceil_div(g.kW, plan.kw_block) : g.kW);
   const Axis rows = forward_axis(g.oH, g.iH, {0, g.kH}, g.stride_h, g.padding_h, g.dilation_h);
   const Axis cols = forward_axis(g.oW, g.iW, {0, g.kW}, g.stride_w, g.padding_w, g.dilation_w);
-  const double met = terms_of(rows, g.oH, 1).share * (merged ? 1.0 : terms_of(cols, g.oW, 1).share);
+  const double met =
+      terms_of(rows, make_bands(rows, 1)).share * (merged ? 1.0 : terms_of(cols, make_bands(cols, 1)).share);
   const Move& move = plan.layout.channels_inner ? kCopied : g.G > 1 ? kTransposed : kFarTransposed;
   return pixel_cycles * met * static_cast<double>(g.oH * g.oW) * static_cast<double>(runs) +
          plane_cycles(plan, move, move);
@@ -230,14 +230,14 @@ double plan_subpixel(Plan& plan, const Kernels<scalar_t>& kernels) {
   const CorrelationShape shape{false,
                                lanes,
                                g.Co,
+                               grad_input_axis(h.results, g.oH, {0, h.taps}, 1, h.source, 1),
+                               grad_input_axis(w.results, g.oW, {0, w.taps}, 1, w.source, 1),
                                h.taps,
                                w.taps,
                                1,
                                1,
                                1,
-                               1,
-                               grad_input_axis(h.results, g.oH, {0, h.taps}, 1, h.source, 1),
-                               grad_input_axis(w.results, g.oW, {0, w.taps}, 1, w.source, 1)};
+                               1};
   const double cycles = plan_correlation(plan, kernels, shape);
   // Storing a row of tiles copies pieces of stride_w pixels: about four cycles each, and one for a vector.
   const double pieces = static_cast<double>(h.results * w.results) * static_cast<double>(g.Ci * g.stride_h);

@@ -6,7 +6,6 @@
 #include <limits>
 #include <numeric>
 
-#include "axis.h"
 #include "plan.h"
 #include "winograd.h"
 
@@ -110,7 +109,7 @@ struct AxisBound {
   int64_t taps;       // of a phase, at most
   int64_t taps_span;  // distance of the first and the last source that an output position can read, at most
   int64_t classes;    // different residues of a source modulo source_step
-  int64_t outside;    // results of a phase for which one and the same tap misses the image, at most
+  int64_t outside;    // results of a phase that read a run of zeros where a tap misses the image, at most
 };
 
 inline AxisBound axis_bound(bool is_forward, int64_t o, int64_t i, int64_t k, int64_t stride,
@@ -118,18 +117,6 @@ inline AxisBound axis_bound(bool is_forward, int64_t o, int64_t i, int64_t k, in
   const int64_t residues = stride / std::gcd(stride, dilation);
   if (is_forward) return {o, i, 1, stride, k, (k - 1) * dilation, std::min(k, residues), o};
   return {i, o, stride, 1, ceil_div(k, residues), ((k - 1) * dilation + stride) / stride + 1, 1, i};
-}
-
-// AxisBound::outside: left of the image, or right of it.
-inline int64_t results_outside(const Axis& axis) {
-  int64_t most = 0;
-  for (const Phase& phase : axis.phases) {
-    for (const Tap& tap : phase.taps) {
-      const int64_t right = ceil_div(axis.source_size - tap.source, axis.source_step);
-      most = std::max({most, ceil_div(-tap.source, axis.source_step), phase.count - right});
-    }
-  }
-  return most;
 }
 
 // Source rows that `rows` consecutive result rows read; consecutive over the
