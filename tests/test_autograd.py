@@ -424,6 +424,29 @@ def test_per_sample_gradients(name: str) -> None:
     close(together, tuple(torch.stack(gradients) for gradients in zip(*alone, strict=True)))
 
 
+def test_no_grad_in_a_transform() -> None:
+    """no_grad inside of a function cuts off all gradients and no tangents, as in torch; outside of grad, none."""
+    ours, theirs, tensors = PAIRS["conv2d"]
+
+    def cut_off(function: Function) -> Function:
+        def run(x: Tensor, w: Tensor, b: Tensor) -> Tensor:
+            with torch.no_grad():
+                y = function(x, w, b)
+            return (y * w.sum() + b.sum()).square().sum()
+
+        return run
+
+    transforms: list[Callable[[Function], Function]] = [
+        lambda f: grad(cut_off(f), (0, 1, 2)),
+        lambda f: lambda *t: jvp(cut_off(f), t, t),
+        lambda f: lambda *t: grad(lambda w: jvp(lambda x: cut_off(f)(x, w, t[2]), t[:1], t[:1])[1])(t[1]),
+        lambda f: lambda *t: jvp(lambda w: grad(cut_off(f))(t[0], w, t[2]), t[1:2], t[1:2]),
+        lambda f: torch.no_grad()(grad(loss(f), (0, 1, 2))),  # type: ignore[no-untyped-call]
+    ]
+    for transform in transforms:
+        close(transform(ours)(*tensors), transform(theirs)(*tensors))
+
+
 @pytest.mark.parametrize("name", PAIRS)
 def test_ordinary_autograd_through_vmap(name: str) -> None:
     """backward() outside of a vmapped call, to leaves that are vmapped over and to those that are not."""

@@ -204,11 +204,23 @@ TRANSFORMS: dict[str, Callable[[Function], Function]] = {
 @pytest.mark.parametrize("transform", TRANSFORMS)
 @pytest.mark.parametrize("name", PAIRS)
 def test_functorch_inside(name: str, transform: str) -> None:
-    """Transforms in compiled code: where a custom Function would give zeros without a word."""
+    """Transforms in compiled code: where a custom Function would give zeros without a word. The graph has our
+    operator, and not torch's.
+    """
     ours, theirs, tensors = PAIRS[name]
+    targets: list[Any] = []
+
+    def backend(graph: torch.fx.GraphModule, inputs: list[Tensor]) -> Function:
+        targets.extend(node.target for node in graph.graph.nodes)
+        run: Function = torch._dynamo.lookup_backend("aot_eager")(graph, inputs)
+        return run
+
     expected = TRANSFORMS[transform](theirs)(*tensors)
     assert all(t.abs().max() > 0 for t in torch.utils._pytree.tree_leaves(expected))
-    close(compiled(TRANSFORMS[transform](ours))(*tensors), expected)
+    close(torch.compile(TRANSFORMS[transform](ours), fullgraph=True, backend=backend)(*tensors), expected)
+    operator = {"conv2d": "forward", "conv_transpose2d": "grad_input"}[name]
+    assert getattr(torch.ops.torch_conv_ext, operator).default in targets
+    assert not {torch.conv2d, torch.conv_transpose2d} & set(targets)
 
 
 @pytest.mark.parametrize("name", PAIRS)

@@ -5,7 +5,13 @@ all give torch's results. `torch_conv_ext.functional` tells what runs here and w
 `convert` swaps the convolutions of a whole model, `override` those of a block of code.
 """
 
-from torch_conv_ext import _load, _registrations, functional, settings  # noqa: F401  _load first: its errors help
+from torch_conv_ext import (
+    _load,  # noqa: F401  first: its errors help
+    _registrations,  # noqa: F401
+    _transforms,  # noqa: F401
+    functional,
+    settings,
+)
 from torch_conv_ext._override import override
 from torch_conv_ext._version import __version__
 from torch_conv_ext.conversion import ConversionReport, convert, revert

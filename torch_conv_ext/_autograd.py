@@ -15,14 +15,18 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Any, ClassVar
 
-import torch
 from torch import Tensor, is_grad_enabled
 from torch.autograd.function import Function, FunctionMeta
 
 from torch_conv_ext import _border, _ops
 from torch_conv_ext._args import Pair
 from torch_conv_ext._border import Border, Geometry
-from torch_conv_ext._dispatch import below_autograd, forward_mode, is_compiling, transforms_active
+from torch_conv_ext._dispatch import (
+    below_autograd,
+    forward_mode,
+    is_compiling,
+    transforms_active,
+)
 from torch_conv_ext._format import in_other_format, is_channels_last
 
 
@@ -32,7 +36,7 @@ def contract(
     """Run a contraction so that it is differentiable wherever that may be asked for.
 
     Takes the two operands, the bias of the result's channels or None, and the result's size along height and
-    width. See NOTE [Four ways to run a contraction].
+    width. See NOTE [Three ways to run a contraction].
     """
     if is_compiling():
         stride, padding, dilation, groups = geometry
@@ -44,14 +48,16 @@ def contract(
 def perform(call: Call, a: Tensor, b: Tensor, bias: Tensor | None) -> Tensor:
     """`contract` of a call that is ready, in code that torch.compile does not compile."""
     if transforms_active():
-        return _Transformable.apply(call, a, b, bias)  # type: ignore[no-any-return, no-untyped-call]
-    if (
+        return call.run(a, b, bias)
+    with below_autograd():
+        result = call.run(a, b, bias)
+    tangents = forward_mode()
+    if tangents or (
         is_grad_enabled()
         and (a.requires_grad or b.requires_grad or (bias is not None and bias.requires_grad))
-    ) or forward_mode():
-        return call.contraction.record(call, a, b, bias)
-    with below_autograd():
-        return call.run(a, b, bias)
+    ):
+        return call.contraction.record((call, result, tangents), a, b, bias)
+    return result
 
 
 class KnownCalls:
@@ -82,8 +88,7 @@ class KnownCalls:
 class Call:
     """A contraction with its numbers, which may be used again for tensors of the same sizes.
 
-    `planes` are the sizes of T's three arguments along height and width, by name. functorch walks through
-    tuples many times; this it takes as one.
+    `planes` are the sizes of T's three arguments along height and width, by name.
     """
 
     __slots__ = (
@@ -139,14 +144,18 @@ class _Meta(FunctionMeta):
 
 
 class Contraction(Function, metaclass=_Meta):
-    """A node of the autograd graph. Its arguments: the call, the operands, the bias where the sums start."""
+    """A node of the autograd graph. Its arguments: what ran, the operands, the bias.
+
+    What ran is the call, its result, and whether there may be tangents. The result is there before the node,
+    because torch runs `forward` without derivatives, also without those of other levels of torch.func.
+    """
 
     operands: ClassVar[tuple[str, str]]  # the arguments of T that it takes
     result: ClassVar[str]  # the argument of T by which it is the derivative
     operator: ClassVar[Callable[..., Tensor]]
     quick_operator: ClassVar[Callable[..., Tensor]]
-    # Calls the kernel and puts a node into the autograd graph: torch.autograd.Function.apply without the part
-    # that serves functorch and takes some time.
+    # Puts a node into the autograd graph: torch.autograd.Function.apply without what serves Functions under
+    # torch.func.
     record: ClassVar[Callable[..., Tensor]]
 
     def __init_subclass__(cls) -> None:
@@ -158,18 +167,40 @@ class Contraction(Function, metaclass=_Meta):
         return Call.of(cls, a, b, size, geometry).run(a, b, bias)
 
     @staticmethod
-    def forward(ctx: Any, call: Call, a: Tensor, b: Tensor, bias: Tensor | None) -> Tensor:
-        with below_autograd():
-            result = call.run(a, b, bias)
-        _remember(ctx, call, a, b, result)
-        if forward_mode():
+    def forward(
+        ctx: Any, ran: tuple[Call, Tensor, bool], a: Tensor, b: Tensor, bias: Tensor | None
+    ) -> Tensor:
+        call, result, tangents = ran
+        _, needs_a, needs_b, _ = ctx.needs_input_grad
+        ctx.set_materialize_grads(False)
+        ctx.call = call, result.stride()
+        # An operand is needed only for the derivative by the other one.
+        ctx.save_for_backward(a if needs_b else None, b if needs_a else None)
+        if tangents:
             ctx.save_for_forward(a, b)
         return result
 
     @staticmethod
     def backward(ctx: Any, g: Tensor | None) -> tuple[Tensor | None, ...]:
+        if g is None:
+            return None, None, None, None
         _, needs_a, needs_b, needs_bias = ctx.needs_input_grad
-        return None, *_vjp(ctx, g, needs_a, needs_b, needs_bias)
+        a, b = ctx.saved_tensors
+        call: Call
+        call, stride = ctx.call
+        if g.stride() != stride:
+            # As torch does. The operands of the forward call so decide the format of the gradients, whatever
+            # the cotangent's is.
+            channels_last = is_channels_last(stride, g.shape)
+            if is_channels_last(g.stride(), g.shape) != channels_last:
+                g = in_other_format(g, channels_last)
+        by_a, by_b = _RULES[call.contraction.result]
+        return (
+            None,
+            _derivative(call, *by_a(a, b, g)) if needs_a else None,
+            _derivative(call, *by_b(a, b, g)) if needs_b else None,
+            bias_gradient(g) if needs_bias else None,
+        )
 
     @staticmethod
     def jvp(
@@ -219,44 +250,8 @@ _RULES: dict[str, tuple[_Rule, _Rule]] = {
 }
 
 
-def _remember(ctx: Any, call: Call, a: Tensor, b: Tensor, result: Tensor, first: int = 1) -> None:
-    """Keep what the derivatives need. An operand is needed only for the derivative by the other one.
-
-    `first` is the place of the first operand among the node's arguments.
-    """
-    needs = ctx.needs_input_grad
-    ctx.set_materialize_grads(False)
-    ctx.call = call, result.stride()
-    ctx.save_for_backward(a if needs[first + 1] else None, b if needs[first] else None)
-
-
-def _vjp(
-    ctx: Any, g: Tensor | None, needs_a: bool, needs_b: bool, needs_bias: bool
-) -> tuple[Tensor | None, Tensor | None, Tensor | None]:
-    """The gradients of the two operands and of the bias, those that are needed."""
-    if g is None:
-        return None, None, None
-    a, b = ctx.saved_tensors
-    call: Call
-    call, stride = ctx.call
-    if g.stride() != stride:
-        # As torch does. The operands of the forward call so decide the format of the gradients, whatever the
-        # cotangent's is.
-        channels_last = is_channels_last(stride, g.shape)
-        if is_channels_last(g.stride(), g.shape) != channels_last:
-            g = in_other_format(g, channels_last)
-    by_a, by_b = _RULES[call.contraction.result]
-    return (
-        _derivative(call, *by_a(a, b, g)) if needs_a else None,
-        _derivative(call, *by_b(a, b, g)) if needs_b else None,
-        bias_gradient(g) if needs_bias else None,
-    )
-
-
 def _derivative(call: Call, contraction: type[Contraction], a: Tensor, b: Tensor) -> Tensor:
     """The derivative of a call by the argument of T that is the result of this contraction."""
-    if is_compiling():
-        return contract(contraction, a, b, None, call.planes[contraction.result], call.geometry)
     return perform(call.derivative(contraction), a, b, None)
 
 
@@ -269,101 +264,3 @@ def bias_gradient(g: Tensor) -> Tensor:
     if g.shape[1] != 1 or g.numel() < 32768:
         return g.sum((0, 2, 3))
     return g.expand(-1, 2, -1, -1).sum((0, 2, 3))[:1]
-
-
-# --- under torch.func ---------------------------------------------------------------------------------------
-
-
-class _Transformable(Contraction):
-    """A contraction in the form that functorch asks for. Its arguments: the call, the operands, the bias."""
-
-    @staticmethod
-    def forward(call: Call, a: Tensor, b: Tensor, bias: Tensor | None) -> Tensor:  # type: ignore[override]
-        with below_autograd():
-            return call.run(a, b, bias)
-
-    @staticmethod
-    def setup_context(ctx: Any, inputs: tuple[Any, ...], output: Tensor) -> None:
-        call, a, b, _ = inputs
-        _remember(ctx, call, a, b, output)
-        ctx.save_for_forward(a, b)
-
-    @staticmethod
-    def backward(ctx: Any, g: Tensor | None) -> tuple[Tensor | None, ...]:
-        _, *needs = ctx.needs_input_grad
-        return None, *_vjp(ctx, g, *needs)
-
-    @staticmethod
-    def vmap(
-        info: Any, in_dims: tuple[Any, ...], call: Call, a: Tensor, b: Tensor, bias: Tensor | None
-    ) -> tuple[Tensor, int]:
-        """One contraction for all elements of the vmapped dimension, which joins an index of T: no loop."""
-        _, a_dim, b_dim, bias_dim = in_dims
-        contraction, size, geometry = call.contraction, call.size, call.geometry
-        first, second = contraction.operands
-        mapped = {contraction.result}
-        mapped.update(t for t, dim in ((first, a_dim), (second, b_dim)) if dim is not None)
-        index = _SHARED["".join(sorted(mapped))]
-        stride, padding, dilation, groups = geometry
-        if a_dim is not None:
-            a = _fold(a, a_dim, first, index, groups)
-        if b_dim is not None:
-            b = _fold(b, b_dim, second, index, groups)
-        if index == "g":
-            groups *= info.batch_size
-        # The bias goes along where the channels of the result stay what they are.
-        along = bias if index == "n" and bias_dim is None else None
-        out = contract(contraction, a, b, along, size, (stride, padding, dilation, groups))
-        out = _unfold(out, info.batch_size, contraction.result, index, groups) if index else out.unsqueeze(0)
-        if bias is not None and along is None:
-            bias = bias.unsqueeze(0) if bias_dim is None else bias.movedim(bias_dim, 0)
-            out = out + bias[:, None, :, None, None]
-        return out, 0
-
-
-# The indices of T's arguments, without height and width; i and o are ci and co.
-_INDICES = {"x": "ngi", "w": "goi", "y": "ngo"}
-# The index that two vmapped arguments share and the third has not, or that all three have. Where neither
-# operand is vmapped, only the bias is.
-_SHARED = {"xy": "n", "wx": "i", "wy": "o", "wxy": "g", "x": "", "w": "", "y": ""}
-
-
-def _fold(t: Tensor, dim: int, argument: str, index: str, groups: int) -> Tensor:
-    """An argument of T with a fifth dimension `dim`, which becomes the slower part of an index."""
-    g, at = _INDICES[argument].index("g"), _INDICES[argument].index(index)
-    t = t.movedim(dim, 0)
-    t = t.unflatten(g + 1, (groups, t.shape[g + 1] // groups))
-    return t.movedim(0, at).flatten(at, at + 1).flatten(g, g + 1)
-
-
-def _unfold(t: Tensor, length: int, argument: str, index: str, groups: int) -> Tensor:
-    """The reverse of `_fold`, with the fifth dimension in front."""
-    g, at = _INDICES[argument].index("g"), _INDICES[argument].index(index)
-    t = t.unflatten(g, (groups, t.shape[g] // groups))
-    t = t.unflatten(at, (length, t.shape[at] // length))
-    return t.movedim(at, 0).flatten(g + 1, g + 2)
-
-
-# --- under torch.compile and torch.export -------------------------------------------------------------------
-
-
-def _register(operator: str, contraction: type[Contraction]) -> None:
-    """Give the operator itself the derivative of the contraction."""
-
-    def setup_context(ctx: Any, inputs: tuple[Any, ...], output: Tensor) -> None:
-        a, b, *bias, h, w, stride_h, stride_w, padding_h, padding_w, dilation_h, dilation_w, groups = inputs
-        geometry = ((stride_h, stride_w), (padding_h, padding_w), (dilation_h, dilation_w), groups)
-        _remember(ctx, Call.of(contraction, a, b, (h, w), geometry), a, b, output, first=0)
-        ctx.takes_bias = bool(bias)
-
-    def backward(ctx: Any, g: Tensor | None) -> tuple[Tensor | None, ...]:
-        needs_a, needs_b, needs_bias, *_ = ctx.needs_input_grad
-        da, db, dbias = _vjp(ctx, g, needs_a, needs_b, ctx.takes_bias and needs_bias)
-        return (da, db, *([dbias] if ctx.takes_bias else []), *[None] * 9)
-
-    torch.library.register_autograd(operator, backward, setup_context=setup_context)
-
-
-_register("torch_conv_ext::forward", Forward)
-_register("torch_conv_ext::grad_input", GradInput)
-_register("torch_conv_ext::grad_weight", GradWeight)

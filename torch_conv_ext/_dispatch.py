@@ -1,15 +1,12 @@
 """Which code runs a call: what the functions ask about their tensors and about torch's state.
 
-NOTE [Four ways to run a contraction]
+NOTE [Three ways to run a contraction]
 torch has no single way that is differentiable under all of its transforms and also quick.
 `_autograd.contract` takes the first that fits:
-  1. under torch.compile and torch.export the operator itself, whose gradient is registered with torch. In
-     forward mode that would drop the tangents without a word. So code that is compiled in forward mode, or
-     under a functorch transform, calls torch's own convolution instead (`has_kernel` says no);
-  2. under a functorch transform (torch.func.vmap, grad, jvp, ...) an autograd Function with `setup_context`
-     and `vmap`, which functorch asks for and which makes a call several times as long;
-  3. where a gradient or a tangent may be wanted, an autograd Function without these;
-  4. elsewhere the operator, past its gradient.
+  1. under torch.compile, torch.export and torch.func the operator itself, which has kernels for autograd and
+     for vmap (`_transforms`). torch finds them, which takes some time;
+  2. where a gradient or a tangent may be wanted, the operator past these kernels, and a node for autograd;
+  3. elsewhere the operator past these kernels.
 Names with an underscore that tell these cases apart are private to torch. Where one is missing, the answer is
 the one that is right in all cases.
 """
@@ -124,7 +121,7 @@ def elsewhere(
 
 
 # Whether something is active that only works with torch's own operators: autocast knows no others,
-# torch.jit.trace fails on ours, and for compiled transforms see the NOTE above.
+# torch.jit.trace fails on ours.
 
 
 def _only_torch_eager() -> bool:
@@ -132,7 +129,7 @@ def _only_torch_eager() -> bool:
 
 
 def _only_torch_compiled() -> bool:
-    return torch.is_autocast_enabled("cpu") or transforms_active() or forward_mode()
+    return torch.is_autocast_enabled("cpu")
 
 
 def is_plain(t: object) -> bool:

@@ -5,10 +5,9 @@ channels_last if one of its two operands is, else contiguous. Nothing is copied,
 nor for an input without a batch.
 
 What goes to torch's own operator, so that every model runs: tensors on other devices, of other dtypes
-(bfloat16, float16, complex, integers) or of a subclass; all calls under torch.autocast, which chooses a dtype
-itself, and under torch.jit.trace; and code that torch.compile compiles under a functorch transform or in
-forward mode. What is more than torch's operators take, they get as a padded input or as part of an output.
-torch.fx.symbolic_trace records a call of these functions.
+(bfloat16, float16, complex, integers) or of a subclass; and all calls under torch.autocast, which chooses a
+dtype itself, and under torch.jit.trace. What is more than torch's operators take, they get as a padded input
+or as part of an output. torch.fx.symbolic_trace records a call of these functions.
 
 Beyond torch's arguments, all functions and both modules take, as `padding`:
   - 'same' with a stride, by TensorFlow's rule. A convolution has outputs of size ceil(input / stride), a
