@@ -425,7 +425,7 @@ def test_per_sample_gradients(name: str) -> None:
 
 
 def test_no_grad_in_a_transform() -> None:
-    """no_grad inside of a function cuts off all gradients and no tangents, as in torch; outside of grad, none."""
+    """no_grad inside of a function cuts off gradients and no tangents, as in torch; around grad, nothing."""
     ours, theirs, tensors = PAIRS["conv2d"]
 
     def cut_off(function: Function) -> Function:
