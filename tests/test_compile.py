@@ -6,7 +6,9 @@ give it one silently lose gradients or tangents.
 
 from __future__ import annotations
 
+import shutil
 from collections.abc import Callable, Iterator
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -64,6 +66,15 @@ PAIRS: dict[str, tuple[Function, Function, tuple[Tensor, Tensor, Tensor]]] = {
         (randn(2, 4, 5, 6), randn(4, 3, 3, 2), randn(6)),
     ),
 }
+
+
+def sequence(package: Any, seed: int = 0) -> torch.nn.Sequential:
+    torch.manual_seed(seed)
+    return torch.nn.Sequential(
+        package.Conv2d(4, 8, (3, 2), (2, 1), (1, 2), groups=2),
+        torch.nn.Tanh(),
+        package.ConvTranspose2d(8, 6, 3, 2, 1, output_padding=(1, 0), groups=2, bias=False),
+    ).double()
 
 
 def loss(function: Function) -> Function:
@@ -267,16 +278,32 @@ def test_activation_checkpoint() -> None:
     assert all(map(torch.equal, with_gradients(compiled(again))(x), expected))
 
 
+# --- with inductor, which writes and compiles code: ours are the only calls left in it ----------------------
+
+
+@pytest.mark.skipif(shutil.which("g++") is None, reason="no compiler for inductor")
+@pytest.mark.parametrize("dynamic", [False, True], ids=["static", "dynamic"])
+def test_inductor(dynamic: bool, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Compiled in one graph: outputs, and gradients of a loss, of torch.nn's model."""
+    # Nothing is left over from another run, and a CI is announced: torch then turns warnings into errors.
+    monkeypatch.setenv("TORCHINDUCTOR_CACHE_DIR", str(tmp_path / "cache"))
+    monkeypatch.setenv("CI", "1")
+    quick: dict[str, Any] = {"cpp_cache_precompile_headers": False, "compile_threads": 1}
+    ours, theirs = sequence(torch_conv_ext), sequence(torch.nn)
+    run: Any = torch.compile(ours, fullgraph=True, dynamic=dynamic, options=quick)
+    for height in (9, 12) if dynamic else (9,):
+        x = randn(3, 4, height, 7, seed=1)
+        with torch.inference_mode():
+            close(run(x), theirs(x))
+        x.requires_grad_()
+        results = [
+            torch.autograd.grad(function(x).sin().sum(), [x, *module.parameters()])
+            for function, module in ((run, ours), (theirs, theirs))
+        ]
+        close(*results)
+
+
 # --- torch.func on models -----------------------------------------------------------------------------------
-
-
-def sequence(package: Any, seed: int) -> torch.nn.Sequential:
-    torch.manual_seed(seed)
-    return torch.nn.Sequential(
-        package.Conv2d(4, 6, 3, 2, groups=2, dtype=torch.float64),
-        torch.nn.Tanh(),
-        package.ConvTranspose2d(6, 2, 2, 2, dtype=torch.float64),
-    )
 
 
 @pytest.mark.parametrize("run", [lambda f: f, compiled], ids=["eager", "compiled"])
@@ -303,7 +330,7 @@ def test_ensemble(run: Callable[[Function], Function]) -> None:
 @pytest.mark.parametrize("run", [lambda f: f, compiled], ids=["eager", "compiled"])
 def test_per_sample_gradients(run: Callable[[Function], Function]) -> None:
     """vmap of grad over the samples of a batch = the gradients of torch.nn's model, one sample at a time."""
-    ours, theirs = sequence(torch_conv_ext, 0), sequence(torch.nn, 0)
+    ours, theirs = sequence(torch_conv_ext), sequence(torch.nn)
     x = randn(3, 4, 7, 8)
 
     def loss(weights: dict[str, Tensor], sample: Tensor) -> Tensor:

@@ -181,3 +181,50 @@ def test_other_layouts_go_to_torch() -> None:
     x, w, b = tensors(torch.float32)
     result = torch_conv_ext.conv2d(x.to_mkldnn(), w, b)
     assert torch.equal(result.to_dense(), F.conv2d(x, w, b))
+
+
+# --- padding beyond torch's ---------------------------------------------------------------------------------
+
+PADDINGS: list[dict[str, Any]] = [
+    {"padding": "same", "stride": [2, 1]},
+    {"padding": ((1, 0), (2, 1)), "stride": (1, 2)},
+    {"padding": 1, "padding_mode": "reflect"},
+    {"padding": ((1, 0), (2, 1)), "padding_mode": "circular", "dilation": (1, 2)},
+    {"padding": "same", "padding_mode": "replicate", "groups": 2},
+    {"padding": "same", "stride": (4, 3)},  # rows and columns of the transposed output without terms
+]
+
+
+@pytest.mark.parametrize("options", PADDINGS, ids=str)
+@pytest.mark.parametrize("name", NAMES)
+def test_padding(name: str, options: dict[str, Any]) -> None:
+    """bfloat16, autocast and the meta device: the result that float64 has here, up to a rounding.
+
+    Small integers: no sum rounds in float32.
+    """
+    run: Any = getattr(torch_conv_ext, name)
+    groups = options.get("groups", 1)
+    x, w = (torch.randint(-2, 3, s).double() for s in ((2, 4, 6, 7), (4, 4 // groups, 3, 2)))
+    expected = run(x, w, **options)
+    result = run(x.bfloat16(), w.bfloat16(), **options)
+    assert result.dtype == torch.bfloat16
+    assert torch.equal(result, expected.bfloat16())
+    assert torch.equal(run(x[0].bfloat16(), w.bfloat16(), **options), result[0])
+    with torch.autocast("cpu", torch.bfloat16):
+        assert torch.equal(run(x.float(), w.float(), **options), result)
+    assert run(x.to("meta"), w.to("meta"), **options).shape == expected.shape
+
+
+@pytest.mark.parametrize("options", PADDINGS[:2], ids=str)
+def test_padding_of_the_gradients(options: dict[str, Any]) -> None:
+    """The four gradient functions in bfloat16: the result that float64 has here, up to a rounding."""
+    x, w = (torch.randint(-2, 3, s).double() for s in ((2, 4, 6, 7), (4, 4, 3, 2)))
+    for name in NAMES:
+        convolution, by_input, by_weight = (
+            getattr(torch_conv_ext, name + gradient) for gradient in ("", "_input", "_weight")
+        )
+        dy = torch.randint_like(convolution(x, w, **options), -1, 2)
+        expected = by_input(x.shape, w, dy, **options), by_weight(x, w.shape, dy, **options)
+        x_, w_, dy_ = (t.bfloat16() for t in (x, w, dy))
+        assert torch.equal(by_input(x.shape, w_, dy_, **options), expected[0].bfloat16())
+        assert torch.equal(by_weight(x_, w.shape, dy_, **options), expected[1].bfloat16())
