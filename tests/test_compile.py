@@ -252,13 +252,7 @@ def test_forward_mode(name: str) -> None:
     close(compiled(tangent(ours))(x, w, b), expected)
     function = compiled(ours)
     function(x, w, b)
-    try:
-        tangent(compiled(theirs))(x, w, b)
-    except RuntimeError:  # torch 2.14 refuses tangents that come from outside, in any compiled code
-        with pytest.raises(RuntimeError, match="dual tensor"):
-            tangent(function)(x, w, b)
-    else:
-        close(tangent(function)(x, w, b), expected)
+    close(tangent(function)(x, w, b), expected)
 
 
 def test_activation_checkpoint() -> None:

@@ -16,7 +16,7 @@ from collections.abc import Callable
 from typing import Any, ClassVar
 
 from torch import Tensor, is_grad_enabled
-from torch.autograd.function import Function, FunctionMeta
+from torch.autograd.function import Function, FunctionMeta, _SingleLevelFunction
 
 from torch_conv_ext import _border, _ops
 from torch_conv_ext._args import Pair
@@ -139,6 +139,9 @@ class Call:
 # --- the contractions and their derivatives -----------------------------------------------------------------
 
 
+_OF_NODE = ("forward", "backward", "jvp", "_compiled_autograd_key")
+
+
 class _Meta(FunctionMeta):
     """torch.compile has its own way with classes of type FunctionMeta; those of this type it just traces."""
 
@@ -154,12 +157,13 @@ class Contraction(Function, metaclass=_Meta):
     result: ClassVar[str]  # the argument of T by which it is the derivative
     operator: ClassVar[Callable[..., Tensor]]
     quick_operator: ClassVar[Callable[..., Tensor]]
-    # Puts a node into the autograd graph: torch.autograd.Function.apply without what serves Functions under
-    # torch.func.
-    record: ClassVar[Callable[..., Tensor]]
+    record: ClassVar[Callable[..., Tensor]]  # puts a node into the autograd graph
 
     def __init_subclass__(cls) -> None:
-        cls.record = super(Function, cls).apply  # type: ignore[misc]
+        # As torch.func makes it of a Function for one of its levels, and without what serves Functions there.
+        parts = {name: staticmethod(getattr(cls, name)) for name in _OF_NODE}
+        node: Any = type(cls.__name__, (_SingleLevelFunction,), parts)
+        cls.record = node.apply
 
     @classmethod
     def run(cls, a: Tensor, b: Tensor, bias: Tensor | None, size: Pair, geometry: Geometry) -> Tensor:
