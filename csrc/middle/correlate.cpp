@@ -146,7 +146,7 @@ class Worker {
     SourceRuns columns = make_source_runs(block.cols, item_.col_first, item_.col_last, dense, &block.bands);
     int64_t pixel = 1, channel = 1;
     if (pixel_major_) {
-      pixel = line_stride(channels, sizeof(scalar_t));
+      pixel = line_stride(std::max<int64_t>(channels, 1), sizeof(scalar_t));
     } else {
       channel = columns.length = line_stride(std::max<int64_t>(columns.length, 1), sizeof(scalar_t));
     }
