@@ -91,6 +91,7 @@ class Worker {
   void run() {
     for (const KernelBlock& block : blocks_) {
       for (Steps& steps : steps_) steps.panel = 0;
+      make_spans(block);
       const RowSlots rows = make_row_slots(block.rows, item_.row_first, item_.row_last);
       int64_t c0 = 0;
       do {  // at least once: without channels the result is the bias
@@ -126,6 +127,25 @@ class Worker {
     int64_t rows;  // of a tile, at most
     bool fetch;    // nothing of it has been read
   };
+
+  // The item's part of a band of a column phase.
+  struct Span {
+    size_t phase, band;
+    KRange j;
+    int64_t column;  // of j.begin, from the item's first
+  };
+
+  void make_spans(const KernelBlock& block) {
+    spans_.clear();
+    for (size_t phase = 0; phase < block.bands.size(); ++phase) {
+      const int64_t first = static_cast<int64_t>(phase), step = block.cols.out_step;
+      const KRange columns = phase_range(first, step, item_.col_first, item_.col_last);
+      for (size_t band = 0; band < block.bands[phase].size(); ++band) {
+        const KRange j = intersection(block.bands[phase][band].j, columns);
+        if (j.begin < j.end) spans_.push_back({phase, band, j, first + j.begin * step - item_.col_first});
+      }
+    }
+  }
 
   // The steps of a row and a band of a column phase, and what they depend on.
   struct Steps {
@@ -197,24 +217,18 @@ class Worker {
       Tiles tiles{tiles_ + kept * cols_ * lanes_, lanes_};
       if (in_place) tiles = {result_row(row) + o0, c_.out.stride[3]};
       if (first && c_.bias) start_with_bias(tiles, o0, valid, nv * kernels_.lanes);
-      for (size_t phase = 0; phase < block.bands.size(); ++phase) {
-        for (size_t band = 0; band < block.bands[phase].size(); ++band)
-          run_band(block, rows, source, row, phase, band, nv, channels, !first || c_.bias, tiles);
-      }
+      for (const Span& span : spans_)
+        run_span(block, rows, source, row, span, nv, channels, !first || c_.bias, tiles);
       if (last && !in_place) store_row(tiles.data, row, o0, valid);
     }
   }
 
-  // The tiles of one row and one band of a column phase.
-  void run_band(const KernelBlock& block, const RowSlots& rows, const Source& source, int64_t row,
-                size_t phase, size_t band, int nv, int64_t channels, bool accumulate, const Tiles& tiles) {
+  // The tiles of one row and one span.
+  void run_span(const KernelBlock& block, const RowSlots& rows, const Source& source, int64_t row,
+                const Span& span, int nv, int64_t channels, bool accumulate, const Tiles& tiles) {
     const Axis& axis = block.cols;
-    const KRange j = intersection(
-        block.bands[phase][band].j,
-        phase_range(static_cast<int64_t>(phase), axis.out_step, item_.col_first, item_.col_last));
-    const int64_t count = j.end - j.begin, panel = nv * kernels_.lanes;
-    if (count <= 0) return;
-    const Steps& steps = make_steps(block, rows, source, row, phase, band, panel);
+    const int64_t count = span.j.end - span.j.begin, panel = nv * kernels_.lanes;
+    const Steps& steps = make_steps(block, rows, source, row, span, panel);
     const scalar_t* data = source.data + steps.first;
 
     if (steps.step.empty() && accumulate) return;  // no term here (strided grad_input)
@@ -229,16 +243,20 @@ class Worker {
     tile.b_outer = block.taps() * panel;
     tile.c_stride = axis.out_step * tiles.stride;
     tile.accumulate = accumulate;
-    const int64_t column = static_cast<int64_t>(phase) + j.begin * axis.out_step - item_.col_first;
     const auto& microkernel = tile.a_row == 1 ? kernels_.microkernel[nv] : kernels_.microkernel_strided[nv];
+    tile.a = data + span.j.begin * tile.a_row;
+    tile.c_tile = tiles.data + span.column * tiles.stride;
+    // Tiles that differ by one row at most, the longer ones first.
     const int64_t parts = ceil_div(count, std::min<int64_t>(source.rows, kernels_.max_rows[nv]));
+    const int64_t longer = count % parts;
+    int64_t mr = count / parts + (longer > 0), left = count;
     for (int64_t i = 0; i < parts; ++i) {
-      const int64_t begin = part_start(count, parts, i), end = part_start(count, parts, i + 1);
-      tile.a = data + (j.begin + begin) * tile.a_row;
-      tile.c_tile = tiles.data + (column + begin * axis.out_step) * tiles.stride;
-      if (source.fetch)
-        fetch_ahead(data + (j.begin + end) * tile.a_row, tile, std::min(end - begin, count - end));
-      microkernel[end - begin](tile);
+      if (i == longer) mr = count / parts;
+      left -= mr;
+      if (source.fetch) fetch_ahead(tile.a + mr * tile.a_row, tile, std::min(mr, left));
+      microkernel[mr](tile);
+      tile.a += mr * tile.a_row;
+      tile.c_tile += mr * tile.c_stride;
     }
   }
 
@@ -252,7 +270,7 @@ class Worker {
 
   // The steps of one row and one band. Rows of one phase mostly have the same ones.
   const Steps& make_steps(const KernelBlock& block, const RowSlots& rows, const Source& source, int64_t row,
-                          size_t phase, size_t band, int64_t panel) {
+                          const Span& span, int64_t panel) {
     const int64_t row_phase = (row % block.rows.out_size) % block.rows.out_step;
     const std::vector<Tap>& row_taps = block.rows.phases[static_cast<size_t>(row_phase)].taps;
     const int32_t* slots = &rows.slot[(row - item_.row_first) * rows.max_taps];
@@ -261,8 +279,8 @@ class Worker {
       return source.packed ? slot * source.slot
                            : at.n * c_.source.stride[0] + at.position * c_.source.stride[2];
     };
-    const std::array<int64_t, 4> kind{row_phase, static_cast<int64_t>(phase), static_cast<int64_t>(band),
-                                      source.slot};
+    const std::array<int64_t, 4> kind{row_phase, static_cast<int64_t>(span.phase),
+                                      static_cast<int64_t>(span.band), source.slot};
     Steps& steps = steps_[static_cast<size_t>((2 * row_phase + kind[1]) * 3 + kind[2]) % steps_.size()];
     bool same = steps.panel == panel && steps.kind == kind;
     steps.row.resize(row_taps.size());
@@ -281,15 +299,15 @@ class Worker {
     steps.panel = panel;
     steps.kind = kind;
     steps.step.clear();
-    const std::vector<Tap>& taps = block.cols.phases[phase].taps;
+    const std::vector<Tap>& taps = block.cols.phases[span.phase].taps;
     const int64_t nw = block.kw.end - block.kw.begin;
-    const KRange live = block.bands[phase][band].taps;
+    const KRange live = block.bands[span.phase][span.band].taps;
     for (size_t t = 0; t < row_taps.size(); ++t) {
       if (slots[t] < 0) continue;
       for (size_t u = static_cast<size_t>(live.begin); u < static_cast<size_t>(live.end); ++u) {
         const int64_t tap = (row_taps[t].k - block.kh.begin) * nw + taps[u].k - block.kw.begin;
         steps.step.push_back(
-            {static_cast<int32_t>(steps.row[t] + source.columns.start[phase][u] * source.pixel),
+            {static_cast<int32_t>(steps.row[t] + source.columns.start[span.phase][u] * source.pixel),
              static_cast<int32_t>(tap * panel)});
       }
     }
@@ -347,6 +365,7 @@ class Worker {
   const int64_t cols_;
   const bool pixel_major_;  // how sources are read (pack.h)
   scalar_t *source_, *weight_, *tiles_;
+  std::vector<Span> spans_;  // of the kernel block
   std::array<Steps, kStepTables> steps_;
   bool keep_tiles_;
 };
