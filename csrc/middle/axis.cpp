@@ -20,17 +20,19 @@ std::vector<Band> bands_of(const Axis& axis, const Phase& phase, int64_t fewest)
   // Of very many all count: to find those that do not takes the square of their number.
   if (static_cast<int64_t>(phase.taps.size()) > kBandTaps)
     return {{{0, phase.count}, {0, static_cast<int64_t>(phase.taps.size())}}};
-  std::vector<int64_t> cuts;
+  struct Cut {
+    int64_t at;
+    bool begins;  // a tap begins to meet the image here: earlier will do, too; or ceases to: or later
+  };
+  std::vector<Cut> cuts;
   for (const Tap& tap : phase.taps) {
-    cuts.push_back(met(tap).begin);
-    cuts.push_back(met(tap).end);
+    const KRange m = met(tap);
+    if (m.begin < m.end) cuts.push_back({m.begin, true}), cuts.push_back({m.end, false});
   }
-  std::sort(cuts.begin(), cuts.end());
-  cuts.push_back(phase.count);
+  std::sort(cuts.begin(), cuts.end(), [](const Cut& a, const Cut& b) { return a.at < b.at; });
   std::vector<Band> bands;
   int64_t begin = 0;
-  for (const int64_t end : cuts) {
-    if (begin >= end || (end < phase.count && std::min(end - begin, phase.count - end) < fewest)) continue;
+  const auto add = [&](int64_t end) {
     Band band{{begin, end}, {0, 0}};
     for (size_t u = 0; u < phase.taps.size(); ++u) {
       const KRange m = intersection(met(phase.taps[u]), band.j);
@@ -40,7 +42,13 @@ std::vector<Band> bands_of(const Axis& axis, const Phase& phase, int64_t fewest)
     }
     bands.push_back(band);
     begin = end;
+  };
+  for (const Cut& cut : cuts) {
+    const int64_t end =
+        cut.begins ? std::min(cut.at, phase.count - fewest) : std::max(cut.at, begin + fewest);
+    if (end - begin >= fewest && phase.count - end >= fewest) add(end);
   }
+  if (begin < phase.count) add(phase.count);
   return bands;
 }
 

@@ -24,31 +24,44 @@ constexpr int64_t kSumPixels = 256;
 constexpr int64_t kSegments = 8, kPartialBytes = 2 * 1024 * 1024;
 
 // What a plan has to know of a correlation (correlate.h).
+struct AxisShape {
+  int64_t out, source, kernel, stride, dilation, padding;
+};
 struct CorrelationShape {
   bool is_forward;
   int64_t channels, summed;  // of a group: result's (or lanes, with subpixel), and summed
-  Axis rows, cols;
-  int64_t kernel_h, kernel_w, stride_h, stride_w, dilation_h, dilation_w;
+  AxisShape h, w;
 };
 
-// Kernel elements along an axis that read the image: their share of all pairs of result and kernel element, and the
-// most that a band has.
-struct Terms {
+// Of an axis cut into bands of at least `fewest` results: the share of its pairs of result and kernel element that
+// meet the image, the most elements of a band, and the length of a packed row.
+struct Met {
   double share;
-  int64_t most;
+  int64_t most, length;
 };
 
-Terms terms_of(const Axis& axis, const Bands& bands) {
-  int64_t all = 0, met = 0, most = 1;
+Met met_of(bool is_forward, const AxisShape& s, int64_t fewest) {
+  const int64_t o = is_forward ? s.out : s.source, i = is_forward ? s.source : s.out;
+  const int64_t outside = results_outside(is_forward, o, i, s.kernel, s.stride, s.dilation, s.padding);
+  // Nearly all meet it; or there are so many that looking at each takes long.
+  if (outside < kFewestRows || std::max(s.kernel, s.stride) > kKernelElements)
+    return {1, s.kernel, INT64_MAX};
+  const Axis axis = (is_forward ? forward_axis : grad_input_axis)(s.out, s.source, {0, s.kernel}, s.stride,
+                                                                  s.padding, s.dilation);
+  const Bands bands = make_bands(axis, fewest);
+  const auto length = [&](bool dense) { return make_source_runs(axis, 0, s.out, dense, &bands).length; };
+  Met met{0, 1, std::max<int64_t>({1, length(false), reads_all_columns(axis) ? length(true) : 0})};
+  int64_t all = 0;
   for (size_t f = 0; f < axis.phases.size(); ++f) {
     all += axis.phases[f].count * static_cast<int64_t>(axis.phases[f].taps.size());
     for (const Band& band : bands[f]) {
       const int64_t taps = band.taps.end - band.taps.begin;
-      met += (band.j.end - band.j.begin) * taps;
-      most = std::max(most, taps);
+      met.share += static_cast<double>((band.j.end - band.j.begin) * taps);
+      met.most = std::max(met.most, taps);
     }
   }
-  return {all > 0 ? static_cast<double>(met) / static_cast<double>(all) : 1.0, most};
+  met.share /= static_cast<double>(std::max<int64_t>(1, all));
+  return met;
 }
 
 // The most that line_stride makes of up to so many elements.
@@ -66,44 +79,37 @@ int64_t whole_vectors(int64_t block, int64_t channels, int64_t lanes) {
 template <class scalar_t>
 double plan_correlation(Plan& plan, const Kernels<scalar_t>& k, const CorrelationShape& s) {
   const int es = plan.element_size;
-  const int64_t out_h = s.rows.out_size, out_w = s.cols.out_size, channels = s.channels, summed = s.summed;
-  // Of a kernel block of an axis, whose bands read no run of zeros.
-  const auto bound = [&](const Axis& axis, int64_t block, int64_t stride, int64_t dilation) {
-    const int64_t o = s.is_forward ? axis.out_size : axis.source_size,
-                  i = s.is_forward ? axis.source_size : axis.out_size;
-    AxisBound b = axis_bound(s.is_forward, o, i, block, stride, dilation);
-    b.outside = 0;
-    return b;
+  const int64_t out_h = s.h.out, out_w = s.w.out, channels = s.channels, summed = s.summed;
+  // Of a kernel block of an axis.
+  const auto bound = [&](const AxisShape& a, int64_t block) {
+    const int64_t o = s.is_forward ? a.out : a.source, i = s.is_forward ? a.source : a.out;
+    AxisBound axis = axis_bound(s.is_forward, o, i, block, a.stride, a.dilation);
+    axis.outside = 0;  // bands (axis.h) read no run of zeros
+    return axis;
   };
 
-  const bool pointwise = s.kernel_h * s.kernel_w == 1 && s.stride_h * s.stride_w == 1;
+  const bool pointwise = s.h.kernel * s.w.kernel == 1 && s.h.stride * s.w.stride == 1;
   plan.cols = balanced(out_w, !pointwise                   ? kChunkCols
                               : plan.layout.channels_inner ? kSharedBytes / (balanced(summed, kTerms) * es)
                                                            : kPointwiseCols);
   const double row_cycles =
-      choose_tile(plan, k, ceil_div(plan.cols, s.is_forward ? 1 : s.stride_w), channels);
+      choose_tile(plan, k, ceil_div(plan.cols, s.is_forward ? 1 : s.w.stride), channels);
   const int64_t lanes = plan.panel_lanes();
 
-  plan.kw_block = balanced(s.kernel_w, kKernelElements);
-  plan.kh_block = balanced(s.kernel_h, kKernelElements / plan.kw_block);
-  const AxisBound h = bound(s.rows, plan.kh_block, s.stride_h, s.dilation_h);
-  const AxisBound w = bound(s.cols, plan.kw_block, s.stride_w, s.dilation_w);
+  plan.kw_block = balanced(s.w.kernel, kKernelElements);
+  plan.kh_block = balanced(s.h.kernel, kKernelElements / plan.kw_block);
+  const AxisBound h = bound(s.h, plan.kh_block), w = bound(s.w, plan.kw_block);
+  const Met met_h = met_of(s.is_forward, s.h, 1), met_w = met_of(s.is_forward, s.w, kFewestRows);
+  const int64_t most_h = std::min(met_h.most, h.taps), most = most_h * std::min(met_w.most, w.taps);
   const int64_t taps = plan.kh_block * plan.kw_block;
   // A tile much shorter than a cache line leaves most of its sources' lines to the next ones, in L1.
   const int64_t terms = 2 * plan.mr * es < 64 ? std::min(kTerms, kL1Bytes / (64 + lanes * es)) : kTerms;
-  const Bands bands = make_bands(s.cols, kFewestRows);
-  const Terms met_h = terms_of(s.rows, make_bands(s.rows, 1)), met_w = terms_of(s.cols, bands);
-  const int64_t most_h = std::min(met_h.most, h.taps), most = most_h * std::min(met_w.most, w.taps);
   plan.c_block = whole_vectors(
       balanced(summed, std::min(terms / std::max<int64_t>(1, most), kWeightBytes / (taps * lanes * es))),
       summed, k.lanes);
   // The columns that a chunk packs are no more than those of all results.
-  int64_t width = width_bound(w, plan.cols);
-  if (plan.kw_block == s.kernel_w) {
-    const bool dense = reads_all_columns(s.cols);
-    const auto length = [&](bool d) { return make_source_runs(s.cols, 0, out_w, d, &bands).length; };
-    width = std::clamp<int64_t>(std::max(length(false), dense ? length(true) : 0), 1, width);
-  }
+  const int64_t width =
+      std::min(width_bound(w, plan.cols), plan.kw_block == s.w.kernel ? met_w.length : INT64_MAX);
   const auto source_elements = [&](int64_t rows) {
     return std::min(slots_bound(h, rows), rows * most_h) * longest_line(width, es) *
            longest_line(plan.c_block, es);
@@ -132,30 +138,22 @@ double plan_correlation(Plan& plan, const Kernels<scalar_t>& k, const Correlatio
   plan.scratch_bytes = plan.source_bytes + plan.weight_bytes + plan.tile_bytes;
   const double rows = static_cast<double>(out_h * ceil_div(out_w, plan.cols));
   const int64_t blocks = std::max<int64_t>(1, ceil_div(summed, plan.c_block)) *
-                         ceil_div(s.kernel_h, plan.kh_block) * ceil_div(s.kernel_w, plan.kw_block);
+                         ceil_div(s.h.kernel, plan.kh_block) * ceil_div(s.w.kernel, plan.kw_block);
   const int64_t tiles = ceil_div(std::min(plan.cols, out_w), plan.mr) * panel_count(plan, channels) * blocks;
   return row_cycles * rows * met_h.share * met_w.share *
-             static_cast<double>(summed * s.kernel_h * s.kernel_w) /
-             static_cast<double>(s.is_forward ? 1 : s.stride_h) +
+             static_cast<double>(summed * s.h.kernel * s.w.kernel) /
+             static_cast<double>(s.is_forward ? 1 : s.h.stride) +
          rows * static_cast<double>(tiles) * kTile;
 }
 
 CorrelationShape shape_of(const Plan& plan) {
   const ConvGeometry& g = plan.geometry;
-  const bool forward = plan.contraction == Contraction::kForward;
-  const auto axis = forward ? forward_axis : grad_input_axis;
-  const int64_t out_h = forward ? g.oH : g.iH, out_w = forward ? g.oW : g.iW;
-  return {forward,
-          forward ? g.Co : g.Ci,
-          forward ? g.Ci : g.Co,
-          axis(out_h, g.iH + g.oH - out_h, {0, g.kH}, g.stride_h, g.padding_h, g.dilation_h),
-          axis(out_w, g.iW + g.oW - out_w, {0, g.kW}, g.stride_w, g.padding_w, g.dilation_w),
-          g.kH,
-          g.kW,
-          g.stride_h,
-          g.stride_w,
-          g.dilation_h,
-          g.dilation_w};
+  const bool f = plan.contraction == Contraction::kForward;
+  return {f,
+          f ? g.Co : g.Ci,
+          f ? g.Ci : g.Co,
+          {f ? g.oH : g.iH, f ? g.iH : g.oH, g.kH, g.stride_h, g.dilation_h, g.padding_h},
+          {f ? g.oW : g.iW, f ? g.iW : g.oW, g.kW, g.stride_w, g.dilation_w, g.padding_w}};
 }
 
 template <class scalar_t>
@@ -200,13 +198,12 @@ double plan_grad_weight(Plan& plan, const Kernels<scalar_t>& k) {
       std::min(kSegments / std::max<int64_t>(1, items), 1 + kPartialBytes / bytes), 1, kSegments);
   // A kernel row of all channels, or one kernel element of them, is one run of tile rows.
   const int64_t runs = g.kH * (merged ? ceil_div(g.kW, plan.kw_block) : g.kW);
-  const Axis rows = forward_axis(g.oH, g.iH, {0, g.kH}, g.stride_h, g.padding_h, g.dilation_h);
-  const Axis cols = forward_axis(g.oW, g.iW, {0, g.kW}, g.stride_w, g.padding_w, g.dilation_w);
-  const double met =
-      terms_of(rows, make_bands(rows, 1)).share * (merged ? 1.0 : terms_of(cols, make_bands(cols, 1)).share);
   const Move& move = plan.layout.channels_inner ? kCopied : g.G > 1 ? kTransposed : kFarTransposed;
+  const AxisShape h{g.oH, g.iH, g.kH, g.stride_h, g.dilation_h, g.padding_h};
+  const AxisShape w{g.oW, g.iW, g.kW, g.stride_w, g.dilation_w, g.padding_w};
+  const double met = met_of(true, h, 1).share * (merged ? 1.0 : met_of(true, w, 1).share);
   return pixel_cycles * met * static_cast<double>(g.oH * g.oW) * static_cast<double>(runs) +
-         plane_cycles(plan, move, move);
+         plane_cycles(plan, move, move) + piece_cycles(plan, kDirectLine);
 }
 
 }  // namespace
@@ -216,7 +213,7 @@ double plan_direct(Plan& plan, const Kernels<scalar_t>& kernels) {
   const bool in_place = plan.layout.channels_inner;
   if (plan.contraction == Contraction::kGradWeight) return plan_grad_weight(plan, kernels);
   return plan_correlation(plan, kernels, shape_of(plan)) +
-         plane_cycles(plan, kCopied, in_place ? kInPlace : kFarStored);
+         plane_cycles(plan, kCopied, in_place ? kInPlace : kFarStored) + piece_cycles(plan, kDirectLine);
 }
 
 template <class scalar_t>
@@ -230,14 +227,8 @@ double plan_subpixel(Plan& plan, const Kernels<scalar_t>& kernels) {
   const CorrelationShape shape{false,
                                lanes,
                                g.Co,
-                               grad_input_axis(h.results, g.oH, {0, h.taps}, 1, h.source, 1),
-                               grad_input_axis(w.results, g.oW, {0, w.taps}, 1, w.source, 1),
-                               h.taps,
-                               w.taps,
-                               1,
-                               1,
-                               1,
-                               1};
+                               {h.results, g.oH, h.taps, 1, 1, h.source},
+                               {w.results, g.oW, w.taps, 1, 1, w.source}};
   const double cycles = plan_correlation(plan, kernels, shape);
   // Storing a row of tiles copies pieces of stride_w pixels: about four cycles each, and one for a vector.
   const double pieces = static_cast<double>(h.results * w.results) * static_cast<double>(g.Ci * g.stride_h);

@@ -140,13 +140,16 @@ double plan_pixels(Plan& plan, const Kernels<scalar_t>& k) {
   // A tile of a pointwise layer has short sums, and all of its source is read again for every tile of results
   // (measured beside the direct algorithm).
   if (taps == 1 && s.O > plan.mr) best *= 1.5;
-  return chunks(plan, s.out_h, s.out_w) * best + plane_cycles(plan,
-                                                              in_place ? kInPlace
-                                                              : inner  ? kCopied
-                                                                       : dealt(plan, s.C),
-                                                              inner && s.w.out_step == 1 ? kCopied
-                                                              : inner                    ? kGathered
-                                                                                         : dealt(plan, s.O));
+  const double pieces =
+      s.C >= 8 ? piece_cycles(plan, kPlanesLine) : 0;  // gathered ones cost more in any case
+  return chunks(plan, s.out_h, s.out_w) * best + pieces +
+         plane_cycles(plan,
+                      in_place ? kInPlace
+                      : inner  ? kCopied
+                               : dealt(plan, s.C),
+                      inner && s.w.out_step == 1 ? kCopied
+                      : inner                    ? kGathered
+                                                 : dealt(plan, s.O));
 }
 
 namespace {
@@ -355,13 +358,14 @@ double plan_rows_correlation(Plan& plan, const Kernels<scalar_t>& k) {
                       std::ceil(static_cast<double>(rows) / mr) * tile;
   const bool inner = plan.layout.columns_inner;
   if (in_place) return sums + plane_cycles(plan, kRead, kRead);
-  return sums + plane_cycles(plan,
-                             !inner                 ? dealt(plan, s.C)
-                             : s.w.source_step == 1 ? kCopied
-                                                    : kZipped,
-                             !inner              ? kGathered
-                             : s.w.out_step == 1 ? kInPlace
-                                                 : kZipped);
+  return sums + piece_cycles(plan, kPlanesLine) +
+         plane_cycles(plan,
+                      !inner                 ? dealt(plan, s.C)
+                      : s.w.source_step == 1 ? kCopied
+                                             : kZipped,
+                      !inner              ? kGathered
+                      : s.w.out_step == 1 ? kInPlace
+                                          : kZipped);
 }
 
 // Cycles of a step of a tile of mr values of one side with nt of the other, which lies anywhere.

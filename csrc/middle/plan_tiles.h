@@ -109,7 +109,7 @@ struct AxisBound {
   int64_t taps;       // of a phase, at most
   int64_t taps_span;  // distance of the first and the last source that an output position can read, at most
   int64_t classes;    // different residues of a source modulo source_step
-  int64_t outside;    // results of a phase that read a run of zeros where a tap misses the image, at most
+  int64_t outside;    // results of a phase for which one and the same tap misses the image, at most
 };
 
 inline AxisBound axis_bound(bool is_forward, int64_t o, int64_t i, int64_t k, int64_t stride,
@@ -117,6 +117,16 @@ inline AxisBound axis_bound(bool is_forward, int64_t o, int64_t i, int64_t k, in
   const int64_t residues = stride / std::gcd(stride, dilation);
   if (is_forward) return {o, i, 1, stride, k, (k - 1) * dilation, std::min(k, residues), o};
   return {i, o, stride, 1, ceil_div(k, residues), ((k - 1) * dilation + stride) / stride + 1, 1, i};
+}
+
+// AxisBound::outside of a kernel of k elements: left of the image, or right of it.
+inline int64_t results_outside(bool is_forward, int64_t o, int64_t i, int64_t k, int64_t stride,
+                               int64_t dilation, int64_t padding) {
+  const int64_t last = (k - 1) * dilation - padding;  // offset of the last element
+  if (is_forward) return std::max<int64_t>({0, ceil_div(padding, stride), o - ceil_div(i - last, stride)});
+  const int64_t results = ceil_div(i, stride);
+  return std::max<int64_t>(
+      {0, ceil_div(last, stride), results + floor_div(stride - 1 + padding, stride) - o});
 }
 
 // Source rows that `rows` consecutive result rows read; consecutive over the
@@ -158,6 +168,18 @@ inline double plane_cycles(const Plan& plan, const Move& in, const Move& out) {
   const bool x_first = plan.contraction != Contraction::kGradInput;
   return cycles(x_first ? in : out, g.Ci, g.iH, g.iW) + cycles(x_first ? out : in, g.Co, g.oH, g.oW);
 }
+
+// Where channels lie side by side, a group has a piece of each pixel, and the processor does not fetch the lines of the
+// next pieces ahead. Cycles for those of X and Y (dX, dY), of `joined` groups; `line`: for one (measured).
+inline double piece_cycles(const Plan& plan, double line, int joined = 1) {
+  const ConvGeometry& g = plan.geometry;
+  if (!plan.layout.channels_inner || g.G == 1) return 0;
+  const auto lines = [&](int64_t channels) {
+    return std::min<int64_t>(2, ceil_div(channels * joined * plan.element_size, 64));
+  };
+  return line * static_cast<double>(g.iH * g.iW * lines(g.Ci) + g.oH * g.oW * lines(g.Co));
+}
+constexpr double kDirectLine = 20, kWinogradLine = 30, kPlanesLine = 15;
 
 // What is best for each algorithm, and the cycles that it is expected to take per sample and group on one
 // core. The cycles compare algorithms with each other; they are no prediction of time.

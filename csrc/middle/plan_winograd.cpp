@@ -182,7 +182,7 @@ double plan_winograd(Plan& plan, const Kernels<scalar_t>& kernels) {
                                                                      : plan_correlation(plan, kernels);
   // So few channels that the transforms' vectors are not full, and the products' sums short (measured).
   const bool few = std::min(g.Ci, g.Co) * plan.joined < kernels.lanes;
-  return (few ? 1.4 * cycles : cycles) / plan.joined;
+  return ((few ? 1.4 * cycles : cycles) + piece_cycles(plan, kWinogradLine, plan.joined)) / plan.joined;
 }
 
 template double plan_winograd<float>(Plan&, const Kernels<float>&);
