@@ -191,7 +191,16 @@ class Worker {
     const int64_t lines = rows.max_taps * std::min(taps, axis.source_step);  // of a pixel more
     const int64_t step = taps > 1 ? sw : axis.source_step * sw;
     const int64_t tile_rows = sets_hold(step, sizeof(scalar_t)) / std::max<int64_t>(1, lines);
-    return tile_rows >= kFewestRows ? tile_rows : 0;
+    if (tile_rows < kFewestRows) return 0;
+    // A kernel whose columns are cut into bands is worth packing for whole tiles.
+    for (const std::vector<Band>& bands : block.bands) {
+      for (const Band& band : bands) {
+        const int64_t count = band.j.end - band.j.begin;
+        if (bands.size() > 1 && ceil_div(count, tile_rows) > ceil_div(count, kernels_.max_rows[plan_.nv]))
+          return 0;
+      }
+    }
+    return tile_rows;
   }
 
   static size_t max_taps(const Axis& axis) {
