@@ -8,18 +8,12 @@ namespace tce {
 
 namespace {
 
-// More than the kernel elements of a block of the direct algorithm.
-constexpr int64_t kBandTaps = 256;
-
 std::vector<Band> bands_of(const Axis& axis, const Phase& phase, int64_t fewest) {
   const auto met = [&](const Tap& tap) {  // the j that read the image with it
     const int64_t begin = std::clamp<int64_t>(ceil_div(-tap.source, axis.source_step), 0, phase.count);
     return KRange{begin,
                   std::clamp(ceil_div(axis.source_size - tap.source, axis.source_step), begin, phase.count)};
   };
-  // Of very many all count: to find those that do not takes the square of their number.
-  if (static_cast<int64_t>(phase.taps.size()) > kBandTaps)
-    return {{{0, phase.count}, {0, static_cast<int64_t>(phase.taps.size())}}};
   struct Cut {
     int64_t at;
     bool begins;  // a tap begins to meet the image here: earlier will do, too; or ceases to: or later
