@@ -112,6 +112,15 @@ GROUPS = [
     conv("depthwise_9x9_stride_2", (1, 1), (12, 35), 9, stride=2, padding=4, groups=2),
     conv("depthwise_multiplier_2", (1, 2), (6, 7), 3, padding=1, groups=9),
     conv("depthwise_31x31", (1, 1), (20, 22), 31, padding=15, groups=2, n=1),
+    # A vector of channels, and what is left over; in channels_last they are read where they lie.
+    conv("depthwise_7_channels_image_narrower_than_the_kernel", (1, 1), (6, 3), 5, padding=2, groups=7),
+    conv("depthwise_16_channels_padding_past_the_kernel", (1, 1), (7, 10), 3, padding=5, groups=16),
+    conv("depthwise_17_channels_stride_3", (1, 1), (14, 19), 5, stride=3, padding=2, groups=17),
+    conv("depthwise_33_channels_dilation_3", (1, 1), (15, 26), 3, padding=3, dilation=3, groups=33, n=3),
+    conv("depthwise_33_channels_dilation_2_stride_3", (1, 1), (16, 13), 4, 3, 2, 2, groups=33),
+    conv("depthwise_20_channels_stride_past_the_kernel", (1, 1), (9, 11), 2, stride=4, groups=20),
+    conv("depthwise_18_channels_9x11", (1, 1), (13, 40), (9, 11), padding=(4, 5), groups=18, n=1),
+    conv("depthwise_32_channels_tall_kernel_several_k_blocks", (1, 1), (700, 2), (400, 1), groups=32, n=1),
     conv("depthwise_1xk", (1, 1), (4, 21), (1, 11), padding=(0, 5), groups=5),
 ]
 

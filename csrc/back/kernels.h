@@ -38,7 +38,7 @@ struct TileProblem {
   int64_t a_outer;
   int64_t b_outer;
   int64_t c_stride;
-  int64_t a_row;  // from row to row of a; microkernel_strided and microkernel_lanewise only
+  int64_t a_row;  // from row to row of a; microkernel_strided only
   int64_t outer;
   int64_t inner;
   bool accumulate;
@@ -111,6 +111,66 @@ struct RowProblem {
   bool stream;  // sweeps: write past the caches where all vectors are whole and aligned
 };
 
+// A kernel column of the lanewise algorithm.
+struct LaneTap {
+  int32_t w;         // element offset of its weights
+  uint32_t columns;  // of the tile: bit c is set if its column c has a term
+  int64_t x;         // element offset of the source that the tile's column 0 reads
+};
+
+// Tiles of R x P neighbouring results, of as many channels as there are: a vector of them at a time, in steps
+// of `*_block`. For the channels 0 <= l < lanes of a vector, 0 <= r < R, 0 <= c < P:
+//
+//   result[r * result_row + c * result_col + l] =
+//       start[l] + sum over o < outer, segments s, k < s.rows, u < width of
+//           w[o * w_outer + s.w + k * w_row + taps[u].w + l] *
+//           x[o * x_outer + s.x + (r + k) * x_row + taps[u].x + c * x_col + l]
+//
+// without the window's rows that a segment leaves out and the columns that a tap leaves out. Weights and start
+// are whole vectors. A loaded vector of x serves up to R results. With accumulate the sum is added to the
+// result instead.
+template <class scalar_t>
+struct LaneProblem {
+  const scalar_t* x;
+  const scalar_t* w;
+  scalar_t* result;
+  const scalar_t* start;  // null: 0
+  const RowSegment* segments;
+  const LaneTap* taps;
+  int64_t x_row, x_col, w_row, result_row, result_col;
+  int64_t x_outer, w_outer;
+  int64_t x_block, w_block, result_block, start_block;
+  int64_t channels;
+  int64_t outer, segment_count, width;
+  bool all_columns;  // every tap has all columns
+  bool accumulate;
+  bool stream;  // whole vectors past the caches, to aligned addresses; finish_streams is the caller's
+  // Fetched meanwhile: from each segment's last R rows as far below as x_ahead, ahead_cols pixels of a step
+  // ahead_col; and the results as far below as result_ahead. 0: nothing.
+  int64_t x_ahead, ahead_col, ahead_cols, result_ahead;
+};
+
+// The weight gradient of kh x kw kernel elements, of up to a vector of channels (the lanewise algorithm). For
+// the channels l, 0 <= k < kh, 0 <= u < kw:
+//
+//   sums[k * sums_row + u * lanes + l] += sum over h < rows, w < cols of
+//       dy[h * dy_row + w * dy_col + l] * x[h * x_row + w * x_col + k * x_kh + u * x_kw + l]
+//
+// without the k whose bit is not set in row_taps[h], and the u whose bit is not set in col_taps[w].
+template <class scalar_t>
+struct LaneWeightProblem {
+  const scalar_t* x;
+  const scalar_t* dy;
+  scalar_t* sums;
+  const uint32_t *row_taps, *col_taps;
+  int64_t x_row, x_col, x_kh, x_kw, dy_row, dy_col, sums_row;
+  int64_t rows, cols;
+  int channels;  // at most a vector's lanes; the sums of the others are touched, too
+  // Fetched meanwhile: dy as far below as dy_ahead, and as far below the last kernel row as x_ahead ahead_rows x
+  // ahead_cols pixels of x for each of dy. 0: nothing.
+  int64_t x_ahead, dy_ahead, ahead_row, ahead_col, ahead_rows, ahead_cols;
+};
+
 // The weight gradient of kh x kw kernel elements, one sum for each lane:
 //
 //   sums[k * sums_row + u * lanes + l] += sum over h < rows, and j = l, l + lanes, ... < cols, of
@@ -157,6 +217,10 @@ struct Copy2d {
   int64_t src_ahead = 0, dst_ahead = 0;  // by transposes only; 0: nothing
 };
 
+// Of the lanewise algorithm: rows and columns of a tile.
+constexpr int kMaxLaneRows = 3, kMaxLaneCols = 8;
+// Of the same: kernel rows and columns of a weight gradient.
+constexpr int kMaxLaneKh = 5, kMaxLaneKw = 7;
 constexpr int kMaxVectors = 4;                               // largest nv of any ISA
 constexpr int kMaxRows = 14;                                 // largest mr of any ISA
 constexpr int kMaxWinogradPoints = 6, kMaxWinogradTaps = 5;  // largest P, r of F(m, r)
@@ -196,14 +260,14 @@ struct Kernels {
   Microkernel<scalar_t> microkernel[kMaxVectors + 1][kMaxRows + 1];  // [nv][mr]
   // The same with row i of the tile at a[... + i * a_row].
   Microkernel<scalar_t> microkernel_strided[kMaxVectors + 1][kMaxRows + 1];
-  // Lane by lane instead of an outer product; nv is 1, and both operands are blocks of a vector's length:
-  //   c_tile[i * c_stride + j] (+)= sum over o < outer, s < inner of
-  //       a[o * a_outer + steps[s].a + i * a_row + j] * b[o * b_outer + steps[s].b + j]      0 <= j < lanes
-  Microkernel<scalar_t> microkernel_lanewise[kMaxRows + 1];  // [mr], every mr up to max_rows[1]
   // The rows algorithm's, or null. `half`: of vectors of half the length, for narrow images.
   using RowKernel = void (*)(const RowProblem<scalar_t>&);
   RowKernel row_kernel[2][kRowModes][kMaxVectors + 1][kMaxTileRows + 1];  // [half][mode][nv][mr]
   RowKernel sweep_kernel[2][kRowModes][kMaxSweep + 1][kMaxVectors + 1];   // [half][mode][K][nv]
+  void (*lane_kernel[kMaxLaneRows + 1][kMaxLaneCols + 1])(const LaneProblem<scalar_t>&);  // [R][P], or null
+  void (*lane_weight_kernel[kMaxLaneKh + 1][kMaxLaneKw + 1])(
+      const LaneWeightProblem<scalar_t>&);  // [kh][kw], or null
+  void (*finish_streams)();                 // before others read what was written past the caches
   void (*row_weight_kernel[kMaxWeightRows + 1][kMaxWeightCols + 1])(
       const RowWeightProblem<scalar_t>&);  // [kh][kw], or null
   void (*channel_weight_kernel[kMaxWeightChannels + 1][kMaxWeightTaps + 1])(

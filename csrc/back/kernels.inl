@@ -5,6 +5,7 @@
 #pragma once
 
 #include "kernels.h"
+#include "lanes.inl"
 #include "rows.inl"
 #include "simd.h"
 #include "winograd.inl"
@@ -16,8 +17,7 @@ namespace {
 //
 //   kBroadcast   one value for all lanes, 1 element after row i - 1
 //   kStrided     one value for all lanes, `a_row` elements after row i - 1
-//   kLanewise    a vector, `a_row` elements after row i - 1
-enum class Rows { kBroadcast, kStrided, kLanewise };
+enum class Rows { kBroadcast, kStrided };
 
 template <class scalar_t, int MR, int NV, Rows Kind>
 __attribute__((noinline)) void microkernel(const TileProblem<scalar_t>& p) {
@@ -36,12 +36,8 @@ __attribute__((noinline)) void microkernel(const TileProblem<scalar_t>& p) {
       for (int v = 0; v < NV; ++v) bv[v] = load(b + v * L);
       TCE_UNROLL
       for (int i = 0; i < MR; ++i) {
-        if constexpr (Kind == Rows::kLanewise) {
-          acc[i][0] += bv[0] * load(a + i * a_row);
-        } else {
-          TCE_UNROLL
-          for (int v = 0; v < NV; ++v) acc[i][v] += bv[v] * a[i * a_row];
-        }
+        TCE_UNROLL
+        for (int v = 0; v < NV; ++v) acc[i][v] += bv[v] * a[i * a_row];
       }
     }
     a_base += p.a_outer;
@@ -283,9 +279,6 @@ constexpr void fill_rows(Kernels<scalar_t>& k, std::integer_sequence<int, I...>)
   k.max_rows[NV] = sizeof...(I);
   ((k.microkernel[NV][I + 1] = microkernel<scalar_t, I + 1, NV, Rows::kBroadcast>), ...);
   ((k.microkernel_strided[NV][I + 1] = microkernel<scalar_t, I + 1, NV, Rows::kStrided>), ...);
-  if constexpr (NV == 1) {
-    ((k.microkernel_lanewise[I + 1] = microkernel<scalar_t, I + 1, 1, Rows::kLanewise>), ...);
-  }
 }
 
 // Every tile whose accumulators, with a vector of x for each nv (a vector of dY) and one broadcast, find room
@@ -338,6 +331,28 @@ constexpr void fill_channel_weights(Kernels<scalar_t>& k, std::integer_sequence<
     MR * (I + 2) < Registers ? I + 1 : 1 >                        : nullptr),
    ...);
 }
+// Of the lanewise algorithm, with a vector of weights for each row and one of x.
+template <class scalar_t, int Registers, int R, int... I>
+constexpr void fill_lane_rows(Kernels<scalar_t>& k, std::integer_sequence<int, I...>) {
+  ((k.lane_kernel[R][I + 1] = R * (I + 2) + 1 < Registers ? lane_kernel < scalar_t, R,
+    R * (I + 2) + 1 < Registers ? I + 1 : 1 >             : nullptr),
+   ...);
+}
+// With a vector of dY and one of x.
+template <class scalar_t, int Registers, int KH, int... I>
+constexpr void fill_lane_weights(Kernels<scalar_t>& k, std::integer_sequence<int, I...>) {
+  ((k.lane_weight_kernel[KH][I + 1] = KH * (I + 1) + 3 < Registers ? lane_weight_kernel < scalar_t, KH,
+    KH * (I + 1) + 3 < Registers ? I + 1 : 1 >                     : nullptr),
+   ...);
+}
+template <class scalar_t, int Registers, int... I>
+constexpr void fill_lane_weight_kernels(Kernels<scalar_t>& k, std::integer_sequence<int, I...>) {
+  (fill_lane_weights<scalar_t, Registers, I + 1>(k, std::make_integer_sequence<int, kMaxLaneKw>()), ...);
+}
+template <class scalar_t, int Registers, int... I>
+constexpr void fill_lane_kernels(Kernels<scalar_t>& k, std::integer_sequence<int, I...>) {
+  (fill_lane_rows<scalar_t, Registers, I + 1>(k, std::make_integer_sequence<int, kMaxLaneCols>()), ...);
+}
 template <class scalar_t, int Registers, int... I>
 constexpr void fill_row_kernels(Kernels<scalar_t>& k, std::integer_sequence<int, I...>) {
   static_assert(kMaxSweep == kMaxTileRows);
@@ -360,12 +375,15 @@ constexpr Kernels<scalar_t> make_kernels(double fma_per_cycle) {
   k.fma_per_cycle = fma_per_cycle;
   k.copy_2d = copy_2d<scalar_t>;
   k.spread = spread<scalar_t>;
+  k.finish_streams = finish_streams;
   set_winograd<scalar_t, 5, 2>(k);
   set_winograd<scalar_t, 6, 2>(k);
   set_winograd<scalar_t, 6, 3>(k);
   set_winograd<scalar_t, 6, 4>(k);
   set_winograd<scalar_t, 6, 5>(k);
   fill_row_kernels<scalar_t, Registers>(k, std::make_integer_sequence<int, kMaxVectors>());
+  fill_lane_kernels<scalar_t, Registers>(k, std::make_integer_sequence<int, kMaxLaneRows>());
+  fill_lane_weight_kernels<scalar_t, Registers>(k, std::make_integer_sequence<int, kMaxLaneKh>());
   constexpr int max_rows[] = {MaxRows...};
   fill_rows<scalar_t, 1>(k, std::make_integer_sequence<int, max_rows[0]>());
   fill_rows<scalar_t, 2>(k, std::make_integer_sequence<int, max_rows[1]>());

@@ -74,7 +74,7 @@ TCE_INLINE void stream(scalar_t* p, Vec<scalar_t> v) {
   store(p, v);
 #endif
 }
-TCE_INLINE void finish_streams() {
+inline void finish_streams() {
 #if defined(__AVX2__)
   _mm_sfence();
 #endif

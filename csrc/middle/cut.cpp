@@ -16,6 +16,9 @@ constexpr double kPackElement = 0.5;
 // What an item costs however small it is: tables, scratch, its turn in the queue (about a microsecond).
 constexpr double kItem = 2000;
 
+// Pixels for which a vector's weights are packed, at least (lanewise).
+constexpr int64_t kLanePixels = 128;
+
 double rounds(int64_t items, int threads) {
   return static_cast<double>(ceil_div(items, threads));
 }
@@ -110,11 +113,8 @@ PanelCut cut_winograd(const Plan& plan, const CorrelationSize& size, int64_t cha
 
 int64_t cut_groups(const Plan& plan, int64_t groups, int64_t others, int threads) {
   const ConvGeometry& g = plan.geometry;
-  // A group has its pixels in the lanes; with lanes over groups, a block of
-  // groups has all of them in every vector.
   const double group = static_cast<double>(g.Ci * g.Co * g.kH * g.kW) *
-                       static_cast<double>(plan.rows * plan.cols) /
-                       (plan.algorithm == Algorithm::kLanewise ? 1 : plan.lanes);
+                       static_cast<double>(plan.rows * plan.cols) / plan.lanes;
   // Several groups share an item until it is worth its overhead; but every thread gets some.
   // Where channels lie side by side, an item that has all of them reads every line of its pixels once.
   const int64_t worth = plan.layout.channels_inner
@@ -122,6 +122,18 @@ int64_t cut_groups(const Plan& plan, int64_t groups, int64_t others, int threads
                             : std::max<int64_t>(1, static_cast<int64_t>(10 * kItem / std::max(group, 1.0)));
   return std::clamp<int64_t>(std::min(worth, groups * others / (4 * threads)), 1,
                              std::max<int64_t>(1, groups));
+}
+
+LaneCut cut_lanes(const Plan& plan, int64_t blocks, int64_t chunks, int threads) {
+  if (blocks == 0 || chunks == 0) return {0, 0};
+  LaneCut cut{ceil_div(blocks, plan.panels), 1};
+  if (threads <= 1) return cut;
+  // Every item packs its weights: it has enough pixels to be worth that, unless threads were left without any.
+  const int64_t pixels = std::max<int64_t>(1, plan.rows * plan.cols);
+  const int64_t worth = std::max(ceil_div(chunks * pixels, kLanePixels), static_cast<int64_t>(threads));
+  cut.chunks = std::min({chunks, worth, ceil_div(4 * threads, cut.blocks)});
+  if (cut.blocks * cut.chunks < threads) cut.blocks = std::min(blocks, ceil_div(threads, cut.chunks));
+  return cut;
 }
 
 WeightCut cut_grad_weight(const Plan& plan, int64_t pixels, int64_t segments, int threads) {

@@ -23,9 +23,14 @@ PanelCut cut_correlation(const Plan& plan, const CorrelationSize& size, int64_t 
 
 PanelCut cut_winograd(const Plan& plan, const CorrelationSize& size, int64_t channels, int threads);
 
-// Groups (pixels, rows) or blocks of a vector's lanes (lanewise) of an item; `others`: images and chunks of
-// an image.
+// Groups of an item (pixels, rows); `others`: images and chunks of an image.
 int64_t cut_groups(const Plan& plan, int64_t groups, int64_t others, int threads);
+
+// lanewise: parts of the blocks of a vector's lanes, and of the chunks of all images.
+struct LaneCut {
+  int64_t blocks, chunks;
+};
+LaneCut cut_lanes(const Plan& plan, int64_t blocks, int64_t chunks, int threads);
 
 struct WeightCut {
   int64_t panels, channels, kh;  // of an item, at most; never more than the plan's

@@ -3,11 +3,13 @@
 // Loops, outermost first, with what each holds:
 //
 //   item (blocks of groups, kh)            one thread; its sums: [block][co][ci][kh][kw][lanes]
-//     chunk of rows and columns of dY      steps: its pixels                                 L1
-//       image, block (as many groups as lanes)
+//     image, chunk of rows and columns of dY
+//       block (as many groups as lanes)
+//         unless they are read where they lie (lanes_in_place in plan.h):
 //                                          X packed: [ci][height][width][lanes]              L2
 //                                          dY packed: [co][pixel][lanes]                     L2
-//         kh, co, ci, kernel columns (mr)  microkernel, lane by lane: sum over the pixels    registers
+//         co, ci, kernel elements (mr x nv)
+//                                          lane weight kernel: sum over the pixels           registers
 //   then: the sums to the tensor
 //
 // The chunks are fixed by the geometry and summed in order: the same bits for any number of threads.
@@ -28,6 +30,47 @@ struct Item {
   KRange kh;
 };
 
+// A part of an axis of dY, and the sources inside the image that it meets.
+struct Part {
+  int64_t first, last;
+  KRange source;
+  // [kernel elements k_first ... of a tile][position - first]: bit i: element k_first + i meets the image.
+  std::vector<std::vector<uint32_t>> taps;
+};
+
+// Neighbouring kernel elements of a tile.
+std::vector<KRange> tiles_of(const KRange& k, int64_t most) {
+  std::vector<KRange> tiles;
+  const int64_t parts = ceil_div(k.end - k.begin, most);
+  for (int64_t i = 0; i < parts; ++i)
+    tiles.push_back({k.begin + part_start(k.end - k.begin, parts, i),
+                     k.begin + part_start(k.end - k.begin, parts, i + 1)});
+  return tiles;
+}
+
+std::vector<Part> parts_of(const Axis& axis, int64_t size, const std::vector<KRange>& tiles, int64_t stride,
+                           int64_t padding, int64_t dilation) {
+  std::vector<Part> parts;
+  for (int64_t first = 0; first < axis.out_size; first += size) {
+    Part part{first, std::min(axis.out_size, first + size), {}, {}};
+    part.source = sources_of(axis, part.first, part.last);
+    for (const KRange& tile : tiles) {
+      std::vector<uint32_t> taps;
+      for (int64_t o = part.first; o < part.last; ++o) {
+        uint32_t bits = 0;
+        for (int64_t k = tile.begin; k < tile.end; ++k) {
+          const int64_t i = o * stride - padding + k * dilation;
+          if (i >= 0 && i < axis.source_size) bits |= 1u << (k - tile.begin);
+        }
+        taps.push_back(bits);
+      }
+      part.taps.push_back(std::move(taps));
+    }
+    parts.push_back(std::move(part));
+  }
+  return parts;
+}
+
 template <class scalar_t>
 class Worker {
  public:
@@ -39,24 +82,26 @@ class Worker {
         kernels_(kernels),
         item_(item),
         scratch_(plan.scratch_bytes),
+        in_place_(lanes_in_place(plan)),
         lanes_(kernels.lanes),
         nh_(item.kh.end - item.kh.begin),
-        rows_(forward_axis(g.oH, g.iH, item.kh, g.stride_h, g.padding_h, g.dilation_h)),
-        cols_(forward_axis(g.oW, g.iW, {0, g.kW}, g.stride_w, g.padding_w, g.dilation_w)),
-        dy_rows_(identity_axis(g.oH)),
-        dy_cols_(identity_axis(g.oW)) {
+        kh_tiles_(tiles_of(item.kh, plan.mr)),
+        kw_tiles_(tiles_of({0, g.kW}, plan.nv)),
+        rows_(parts_of(forward_axis(g.oH, g.iH, item.kh, g.stride_h, g.padding_h, g.dilation_h), plan.rows,
+                       kh_tiles_, g.stride_h, g.padding_h, g.dilation_h)),
+        cols_(parts_of(forward_axis(g.oW, g.iW, {0, g.kW}, g.stride_w, g.padding_w, g.dilation_w), plan.cols,
+                       kw_tiles_, g.stride_w, g.padding_w, g.dilation_w)) {
     source_ = scratch_.take_bytes<scalar_t>(plan.source_bytes);
     dy_ = scratch_.take_bytes<scalar_t>(plan.weight_bytes);
     tiles_ = scratch_.take_bytes<scalar_t>(plan.tile_bytes);
-    steps_ = scratch_.take<KStep>(plan.rows * plan.cols);
   }
 
   void run() {
+    check_fits((item_.block_last - item_.block_first) * sums(), sizeof(scalar_t), plan_.tile_bytes);
     std::fill_n(tiles_, (item_.block_last - item_.block_first) * sums(), scalar_t(0));
-    for (int64_t h = 0; h < g_.oH; h += plan_.rows) {
-      for (int64_t w = 0; w < g_.oW; w += plan_.cols) {
-        sum_chunk(h, std::min(g_.oH, h + plan_.rows), w, std::min(g_.oW, w + plan_.cols));
-      }
+    for (int64_t n = 0; n < g_.N; ++n) {
+      for (const Part& cols : cols_)
+        for (size_t r = 0; r < rows_.size(); ++r) sum_chunk(n, r, cols);
     }
     for (int64_t b = item_.block_first; b < item_.block_last; ++b) store(b);
   }
@@ -67,75 +112,75 @@ class Worker {
   scalar_t* sums_of(int64_t block) const { return tiles_ + (block - item_.block_first) * sums(); }
   int64_t groups_of(int64_t block) const { return std::min(lanes_, g_.G - block * lanes_); }
 
-  static Axis identity_axis(int64_t size) { return {size, size, 1, 1, {{size, {{0, 0}}}}}; }
-
-  // The same chunk of all images, in order.
-  void sum_chunk(int64_t h0, int64_t h1, int64_t w0, int64_t w1) {
-    // Dense, so that the elements of a kernel row with dilation 1 lie side by side: the rows of a tile.
-    const SourceRuns rows = make_source_runs(rows_, h0, h1, false);
-    const SourceRuns cols = make_source_runs(cols_, w0, w1, true);
-    const SourceRuns dy_rows = make_source_runs(dy_rows_, h0, h1, false);
-    const SourceRuns dy_cols = make_source_runs(dy_cols_, w0, w1, false);
-    check_fits(rows.length * cols.length * lanes_ * g_.Ci, sizeof(scalar_t), plan_.source_bytes);
-    KStep* step = steps_;
-    for (int64_t h = 0; h < h1 - h0; ++h) {
-      for (int64_t w = 0; w < w1 - w0; ++w, ++step) {
-        step->a = static_cast<int32_t>((h * cols.length + w * g_.stride_w) * lanes_);
-        step->b = static_cast<int32_t>((step - steps_) * lanes_);
+  void sum_chunk(int64_t n, size_t r, const Part& cols) {
+    const Part& rows = rows_[r];
+    LaneWeightProblem<scalar_t> p = {};
+    p.rows = rows.last - rows.first, p.cols = cols.last - cols.first;
+    p.sums_row = g_.kW * lanes_;
+    for (int64_t b = item_.block_first; b < item_.block_last; ++b) {
+      p.channels = static_cast<int>(groups_of(b));
+      if (in_place_) {
+        const auto [xn, xc, xh, xw] = t_.a.stride;
+        const auto [dn, dc, dh, dw] = t_.b.stride;
+        p.dy_row = dh, p.dy_col = dw;
+        // The chunk below, or of the next image.
+        const bool below = r + 1 < rows_.size();
+        const int64_t image = below ? 0 : n + 1 < g_.N, down = rows_[below ? r + 1 : 0].first - rows.first;
+        const bool fetches = below || image;
+        p.dy_ahead = fetches ? image * dn + down * dh : 0;
+        p.x_ahead = fetches ? image * xn + down * g_.stride_h * xh : 0;
+        p.ahead_row = -xh, p.ahead_col = xw;
+        sum_block(rows, cols, t_.a.data + n * xn + b * lanes_, xh, xw,
+                  t_.b.data + n * dn + b * lanes_ + rows.first * dh + cols.first * dw, sums_of(b), p);
+        continue;
       }
-    }
-    bool clear = true;
-    for (int64_t n = 0; n < g_.N; ++n) {
-      for (int64_t b = item_.block_first; b < item_.block_last; ++b) {
-        pack(t_.a, n, b, g_.Ci, g_.iH, g_.iW, rows, cols, clear, source_);
-        pack(t_.b, n, b, g_.Co, g_.oH, g_.oW, dy_rows, dy_cols, clear, dy_);
-        sum_image(sums_of(b), rows, cols, h0, h1, w0, w1);
-        clear = false;
-      }
+      const int64_t height = rows.source.end - rows.source.begin, width = cols.source.end - cols.source.begin;
+      const int64_t plane = height * width * lanes_, pixels = p.rows * p.cols;
+      check_fits(plane * g_.Ci, sizeof(scalar_t), plan_.source_bytes);
+      pack(t_.a, n, b, g_.Ci, g_.iH, g_.iW, make_box(rows.source, height), make_box(cols.source, width),
+           source_);
+      pack(t_.b, n, b, g_.Co, g_.oH, g_.oW, make_box({rows.first, rows.last}, p.rows),
+           make_box({cols.first, cols.last}, p.cols), dy_);
+      p.dy_row = p.cols * lanes_, p.dy_col = lanes_;
+      const int64_t corner = (rows.source.begin * width + cols.source.begin) * lanes_;
+      for (int64_t co = 0; co < g_.Co; ++co)
+        for (int64_t ci = 0; ci < g_.Ci; ++ci)
+          sum_block(rows, cols, source_ + ci * plane - corner, width * lanes_, lanes_,
+                    dy_ + co * pixels * lanes_, sums_of(b) + (co * g_.Ci + ci) * nh_ * g_.kW * lanes_, p);
     }
   }
 
   // dst[c][height][width][lanes] of image n, c < channels of a group. X is packed before dY is needed.
   void pack(const TensorView<const scalar_t>& t, int64_t n, int64_t block, int64_t channels, int64_t height,
-            int64_t width, const SourceRuns& rows, const SourceRuns& cols, bool clear, scalar_t* dst) {
+            int64_t width, const SourceRuns& rows, const SourceRuns& cols, scalar_t* dst) {
     const auto [sn, sc, sh, sw] = t.stride;
     for (int64_t c = 0; c < channels; ++c) {
       pack_planes(kernels_, t.data + n * sn + (block * lanes_ * channels + c) * sc,
-                  {channels * sc, sh, sw, 1, lanes_}, groups_of(block), height, width, rows, cols, clear,
+                  {channels * sc, sh, sw, 1, lanes_}, groups_of(block), height, width, rows, cols, false,
                   dst + c * rows.length * cols.length * lanes_, dy_,
                   dst == source_ ? plan_.rows * plan_.cols : 0);
     }
   }
 
-  void sum_image(scalar_t* sums, const SourceRuns& rows, const SourceRuns& cols, int64_t h0, int64_t h1,
-                 int64_t w0, int64_t w1) {
-    const int64_t plane = rows.length * cols.length * lanes_, width = w1 - w0;
-    TileProblem<scalar_t> tile = {};
-    tile.outer = 1;
-    tile.c_stride = lanes_;
-    tile.a_row = lanes_;
-    tile.accumulate = true;
-    // With a dilation each kernel element is a tile of its own.
-    const int64_t parts = g_.dilation_w == 1 ? ceil_div(g_.kW, kernels_.max_rows[1]) : g_.kW;
-    for (int64_t kh = 0; kh < nh_; ++kh) {
-      // The rows of dY that meet a row of X with this kernel row.
-      const int64_t source = (item_.kh.begin + kh) * g_.dilation_h - g_.padding_h;
-      const int64_t first = std::clamp(ceil_div(-source, g_.stride_h), h0, h1);
-      const int64_t last = std::clamp(ceil_div(g_.iH - source, g_.stride_h), first, h1);
-      tile.steps = steps_ + (first - h0) * width;
-      tile.inner = (last - first) * width;
-      if (tile.inner == 0) continue;
-      const int64_t pixel = (rows.start[0][kh] + h0) * cols.length + w0 * g_.stride_w;
-      for (int64_t co = 0; co < g_.Co; ++co) {
-        tile.b = dy_ + co * (h1 - h0) * width * lanes_;
-        for (int64_t ci = 0; ci < g_.Ci; ++ci) {
-          for (int64_t i = 0; i < parts; ++i) {
-            const int64_t begin = part_start(g_.kW, parts, i), end = part_start(g_.kW, parts, i + 1);
-            tile.a = source_ + ci * plane + (pixel + cols.start[0][begin]) * lanes_;
-            tile.c_tile = sums + (((co * g_.Ci + ci) * nh_ + kh) * g_.kW + begin) * lanes_;
-            kernels_.microkernel_lanewise[end - begin](tile);
-          }
-        }
+  // x: the image's first element, of rows `row` and columns `col` apart; dy: the chunk's.
+  void sum_block(const Part& rows, const Part& cols, const scalar_t* x, int64_t row, int64_t col,
+                 const scalar_t* dy, scalar_t* sums, const LaneWeightProblem<scalar_t>& chunk) const {
+    LaneWeightProblem<scalar_t> p = chunk;
+    p.dy = dy;
+    p.x_row = g_.stride_h * row, p.x_col = g_.stride_w * col;
+    p.x_kh = g_.dilation_h * row, p.x_kw = g_.dilation_w * col;
+    for (size_t i = 0; i < kh_tiles_.size(); ++i) {
+      for (size_t j = 0; j < kw_tiles_.size(); ++j) {
+        const KRange &kh = kh_tiles_[i], &kw = kw_tiles_[j];
+        // One of the tiles fetches: it has the last kernel row.
+        const bool fetches = i + 1 == kh_tiles_.size() && j == 0;
+        p.dy_ahead = fetches ? chunk.dy_ahead : 0;
+        p.ahead_rows = g_.stride_h, p.ahead_cols = g_.stride_w;
+        p.x = x + (rows.first * g_.stride_h - g_.padding_h + kh.begin * g_.dilation_h) * row +
+              (cols.first * g_.stride_w - g_.padding_w + kw.begin * g_.dilation_w) * col;
+        p.row_taps = rows.taps[i].data(), p.col_taps = cols.taps[j].data();
+        p.sums = sums + ((kh.begin - item_.kh.begin) * g_.kW + kw.begin) * lanes_;
+        kernels_.lane_weight_kernel[kh.end - kh.begin][kw.end - kw.begin](p);
       }
     }
   }
@@ -160,10 +205,11 @@ class Worker {
   const Kernels<scalar_t>& kernels_;
   const Item item_;
   Scratch scratch_;
+  const bool in_place_;
   const int64_t lanes_, nh_;
-  const Axis rows_, cols_, dy_rows_, dy_cols_;
+  const std::vector<KRange> kh_tiles_, kw_tiles_;
+  const std::vector<Part> rows_, cols_;
   scalar_t *source_, *dy_, *tiles_;
-  KStep* steps_;
 };
 
 }  // namespace

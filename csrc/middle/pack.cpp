@@ -161,6 +161,30 @@ SourceRuns columns_in_place(const Axis& axis) {
   return columns;
 }
 
+KRange sources_of(const Axis& axis, int64_t first, int64_t last) {
+  int64_t low = axis.source_size, high = 0;
+  for (size_t f = 0; f < axis.phases.size(); ++f) {
+    const KRange j = phase_range(static_cast<int64_t>(f), axis.out_step, first, last);
+    if (j.begin >= j.end) continue;
+    for (const Tap& tap : axis.phases[f].taps) {
+      const int64_t begin = j.begin * axis.source_step + tap.source;
+      const int64_t end = (j.end - 1) * axis.source_step + tap.source + 1;
+      if (end <= 0 || begin >= axis.source_size) continue;
+      low = std::min(low, std::max<int64_t>(begin, 0)),
+      high = std::max(high, std::min(end, axis.source_size));
+    }
+  }
+  return {std::min(low, high), high};
+}
+
+SourceRuns make_box(const KRange& range, int64_t length) {
+  SourceRuns runs = {};
+  runs.step = runs.out_step = 1;
+  runs.length = length;
+  runs.runs.push_back({range.begin, range.end - range.begin, 0});
+  return runs;
+}
+
 KRange inside(const SourceRuns::Run& run, int64_t step, int64_t source_size) {
   const int64_t begin = std::clamp<int64_t>(ceil_div(-run.position, step), 0, run.count);
   const int64_t end = std::clamp<int64_t>(ceil_div(source_size - run.position, step), begin, run.count);

@@ -83,10 +83,15 @@ SourceRuns make_source_runs(const Axis& axis, int64_t first, int64_t last, bool 
 // neighbouring taps. Packed densely they are one copy.
 bool reads_all_columns(const Axis& axis);
 
-// Whether the results [first, last) read no padding along an axis with the taps of their bands; then the start and the out_step of columns
-// that are not packed at all: packed element i stands for position i.
+// Whether the results [first, last) read no padding along an axis with the taps of their bands;
+// then the start and the out_step of columns that are not packed at all: packed element i stands for position i.
 bool all_inside(const Axis& axis, const Bands& bands, int64_t first, int64_t last);
 SourceRuns columns_in_place(const Axis& axis);
+
+// The sources inside the image that the results [first, last) read, from the first to the last; and these as one
+// run, in a packed row of `length` elements.
+KRange sources_of(const Axis& axis, int64_t first, int64_t last);
+SourceRuns make_box(const KRange& range, int64_t length);
 
 // x: the first channel of the view to pack; dst: channel-major, see above.
 template <class scalar_t>

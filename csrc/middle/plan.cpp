@@ -220,9 +220,9 @@ const char* tile_text(const Plan& p) {
     case Algorithm::kRows:
       return weight ? "rows are kernel elements, lanes are columns" : "rows are rows, lanes are columns";
     default:
-      return weight     ? "rows are kw, lanes are groups"
-             : p.spread ? "rows are pixels, lanes are result channels"
-                        : "rows are pixels, lanes are groups";
+      return weight     ? "rows are kh, vectors are kw, lanes are groups"
+             : p.spread ? "rows are rows, vectors are columns, lanes are result channels"
+                        : "rows are rows, vectors are columns, lanes are groups";
   }
 }
 

@@ -56,7 +56,7 @@ struct Plan {
   int element_size;
   int lanes;  // of a vector
   // Of a tile (pixels: nv counts vectors of pixels, and mr result channels; rows: vectors of columns, and
-  // rows):
+  // rows; lanewise: columns, and rows):
   int nv;  // vectors of lanes; a panel is nv * lanes result channels wide
   int mr;  // largest number of rows
   Layout layout;
@@ -129,6 +129,11 @@ constexpr int64_t kBatchRow = 64;
 // rows (forward, grad_input): planes are read where they lie, and results with a stride written so.
 inline bool rows_in_place(const Plan& plan) {
   return plan.layout.columns_inner && plan.geometry.stride_w <= 2;
+}
+
+// lanewise: a vector's lanes lie side by side in all tensors, and are read and written there.
+inline bool lanes_in_place(const Plan& plan) {
+  return plan.layout.channels_inner && plan.geometry.Ci == 1 && plan.geometry.Co == 1;
 }
 
 // grad_weight: the elements (kw, ci) of a kernel row lie side by side in the packed

@@ -1,9 +1,10 @@
-// Three algorithms on packed planes, for layers whose groups have few channels. A tap is one offset into the
+// Three algorithms on planes, packed or where they lie, for layers whose groups have few channels. A tap is one offset into the
 // planes for all pixels of a phase, so none packs per row of the result.
 //
 //   pixels     lanes are pixels, a tile's rows a group's result channels      few: RGB heads, ResNeXt
 //   lanewise   lanes are groups, or neighbouring result channels of small     many groups: channels side by
-//              groups; a tile's rows pixels (grad_weight: kw)                 side, small maps, strides
+//              groups; a tile's rows and columns the image's (grad_weight:    side, small maps, strides
+//              the kernel's)
 //   rows       lanes are columns, a tile's rows rows (grad_weight: taps)      depthwise, columns side by side
 
 #pragma once
@@ -15,14 +16,14 @@
 
 namespace tce {
 
-// What a thread computes at a time of forward or grad_input: some groups (lanewise: blocks of a vector's
-// lanes), rows and columns of one image.
+// What a thread computes at a time of forward or grad_input: some groups, rows
+// and columns of one image.
 struct PlaneItem {
   int64_t n, first, last;
   int64_t row_first, row_last, col_first, col_last;
 };
 
-// Calls run(item) for all items, on up to `threads` threads. `units`: number of groups, or of blocks.
+// Calls run(item) for all items, on up to `threads` threads. `units`: number of groups.
 template <class scalar_t, class F>
 void for_each_plane_item(const Correlation<scalar_t>& c, const Plan& plan, int64_t units, int threads,
                          F&& run) {

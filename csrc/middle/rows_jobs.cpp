@@ -24,13 +24,37 @@ Axis split_by_dilation(const Axis& axis) {
 
 namespace {
 
-// Row taps that read neighbouring source rows, from the first of these on. (Those of a gradient descend with
-// the kernel's rows: there k_step is negative.)
-struct Chain {
-  int64_t source;    // source row of the first tap for j = 0
-  int64_t position;  // packed: the packed row
-  int64_t k, k_step, count;
-};
+// The row taps of a phase, in ascending order of their sources.
+std::vector<Tap> row_taps(const Axis& rows, size_t phase, size_t t0, size_t t1) {
+  const std::vector<Tap>& all = rows.phases[phase].taps;
+  std::vector<Tap> taps(all.data() + t0, all.data() + t1);
+  if (taps.size() > 1 && taps[1].source < taps[0].source) std::reverse(taps.begin(), taps.end());
+  return taps;
+}
+
+}  // namespace
+
+std::vector<RowChain> make_row_chains(const Axis& rows, size_t phase, size_t t0, size_t t1) {
+  std::vector<RowChain> chains;
+  for (const Tap& tap : row_taps(rows, phase, t0, t1)) {
+    const auto chain = std::find_if(chains.begin(), chains.end(), [&](const RowChain& c) {
+      return tap.source == c.source + c.count * rows.source_step;
+    });
+    if (chain == chains.end()) {
+      chains.push_back({tap.source, tap.k, 0, 1});
+    } else if (chain->count++ == 1) {
+      chain->k_step = tap.k - chain->k;
+    }
+  }
+  return chains;
+}
+
+KRange rows_inside(int64_t source, int64_t step, int64_t window, int64_t source_size) {
+  const int64_t begin = std::clamp<int64_t>(ceil_div(-source, step), 0, window);
+  return {begin, std::clamp(ceil_div(source_size - source, step), begin, window)};
+}
+
+namespace {
 
 class JobMaker {
  public:
@@ -63,7 +87,7 @@ class JobMaker {
     size_t t0 = 0;
     do {  // at least once: without taps the result is the bias
       const size_t t1 = std::min(taps.size(), t0 + static_cast<size_t>(in_.plan.kh_block));
-      add_tiles(job, make_chains(job, t0, t1));
+      add_tiles(job, make_row_chains(in_.rows, fh, t0, t1));
       jobs_.push_back(job);
       job.first = false;
       t0 = t1;
@@ -132,34 +156,8 @@ class JobMaker {
     job.second_width = static_cast<int64_t>(part.taps.size()) - job.width;
   }
 
-  // The row taps of a phase, in ascending order of their sources.
-  std::vector<Tap> row_taps(size_t fh, size_t t0, size_t t1) const {
-    const std::vector<Tap>& all = in_.rows.phases[fh].taps;
-    std::vector<Tap> taps(all.data() + t0, all.data() + t1);
-    if (taps.size() > 1 && taps[1].source < taps[0].source) std::reverse(taps.begin(), taps.end());
-    return taps;
-  }
-
-  // The row taps [t0, t1) of a phase.
-  std::vector<Chain> make_chains(const RowJob& job, size_t t0, size_t t1) const {
-    std::vector<Chain> chains;
-    for (const Tap& tap : row_taps(job.fh, t0, t1)) {
-      const auto chain = std::find_if(chains.begin(), chains.end(), [&](const Chain& c) {
-        return tap.source == c.source + c.count * in_.rows.source_step;
-      });
-      if (chain == chains.end()) {
-        chains.push_back({tap.source, 0, tap.k, 0, 1});
-      } else if (chain->count++ == 1) {
-        chain->k_step = tap.k - chain->k;
-      }
-    }
-    if (packs_)
-      for (Chain& chain : chains) chain.position = packed_row(job, chain);
-    return chains;
-  }
-
   // Of a chain's first tap, from those that have packed rows of their own: they do not miss the image.
-  int64_t packed_row(const RowJob& job, const Chain& chain) const {
+  int64_t packed_row(const RowJob& job, const RowChain& chain) const {
     const std::vector<Tap>& taps = in_.rows.phases[job.fh].taps;
     const int64_t step = in_.rows.source_step;
     for (size_t t = 0; t < taps.size(); ++t) {
@@ -172,11 +170,11 @@ class JobMaker {
     return 0;
   }
 
-  void add_tiles(RowJob& job, const std::vector<Chain>& chains) const {
+  void add_tiles(RowJob& job, const std::vector<RowChain>& chains) const {
     job.tiles.clear();
     job.w_row = 0;
     int64_t most = in_.plan.mr;  // no more than a chain's kernel rows and one
-    for (const Chain& chain : chains) {
+    for (const RowChain& chain : chains) {
       most = std::min(most, chain.count + 1);
       if (chain.count > 1) job.w_row = chain.k_step * in_.weight_kh;
     }
@@ -186,7 +184,7 @@ class JobMaker {
       const int64_t left = rows - first;
       RowTiles tiles{first, ceil_div(left, ceil_div(left, most)), 1, {}};
       bool whole = true;
-      for (const Chain& chain : chains) {
+      for (const RowChain& chain : chains) {
         const RowSegment segment = make_segment(job, chain, first, tiles.mr);
         whole = whole && segment.begin == 0 && segment.end == chain.count + tiles.mr - 1;
         if (segment.begin < segment.end) tiles.segments.push_back(segment);
@@ -202,18 +200,13 @@ class JobMaker {
   }
 
   // For `count` results from `first` on.
-  RowSegment make_segment(const RowJob& job, const Chain& chain, int64_t first, int64_t count) const {
+  RowSegment make_segment(const RowJob& job, const RowChain& chain, int64_t first, int64_t count) const {
     const int64_t j = job.jh.begin + first, source = chain.source + j * in_.rows.source_step;
-    const KRange rows = inside(source, in_.rows.source_step, chain.count + count - 1);
-    const int64_t x = packs_ ? (chain.position + j) * in_.packed_cols.length : source * in_.source_row;
+    const KRange rows = rows_inside(source, in_.rows.source_step, chain.count + count - 1, in_.source_h);
+    const int64_t x =
+        packs_ ? (packed_row(job, chain) + j) * in_.packed_cols.length : source * in_.source_row;
     return {x, chain.k * in_.weight_kh, static_cast<int32_t>(chain.count), static_cast<int32_t>(rows.begin),
             static_cast<int32_t>(rows.end)};
-  }
-
-  // The i < window whose source rows, source + i * step, lie in the image.
-  KRange inside(int64_t source, int64_t step, int64_t window) const {
-    const int64_t begin = std::clamp<int64_t>(ceil_div(-source, step), 0, window);
-    return {begin, std::clamp(ceil_div(in_.source_h - source, step), begin, window)};
   }
 
   // Depthwise, with a K x K kernel whose elements follow each other, all in one block.
@@ -230,7 +223,7 @@ class JobMaker {
   // As a sweep, if the kernel's rows read neighbouring rows of the source.
   bool add_sweep(RowJob& job) {
     const int64_t k = in_.kH, rows = job.jh.end - job.jh.begin, step = in_.mode == RowMode::kPairs ? 2 : 1;
-    const std::vector<Tap> taps = row_taps(job.fh, 0, in_.rows.phases[job.fh].taps.size());
+    const std::vector<Tap> taps = row_taps(in_.rows, job.fh, 0, in_.rows.phases[job.fh].taps.size());
     if (in_.mode == RowMode::kZipped || static_cast<int64_t>(taps.size()) != k || rows < k - 1 ||
         in_.rows.source_step % step != 0 || job.width != k / step || job.second_width != k % step ||
         !may_sweep(job)) {
@@ -240,7 +233,7 @@ class JobMaker {
     for (size_t t = 1; t < taps.size(); ++t)
       if (taps[t].source != taps[t - 1].source + unit) return false;
     const int64_t source = taps[0].source + job.jh.begin * in_.rows.source_step;
-    const KRange window = inside(source, unit, (rows - 1) * step + k);
+    const KRange window = rows_inside(source, unit, (rows - 1) * step + k, in_.source_h);
     job.x_row = unit * in_.source_row;
     job.w_row = taps[0].k == 0 ? k : -k;
     job.sweep = k;
@@ -274,7 +267,7 @@ class JobMaker {
     const int64_t padding = padding_of(0, in_.rows.phases[0].taps[0]);
     const int64_t first = ceil_div(in_.item.row_first + padding - k + 1, 2);
     const int64_t rows = floor_div(in_.item.row_last - 1 + padding, 2) + 1 - first;
-    const KRange window = inside(first, 1, rows);
+    const KRange window = rows_inside(first, 1, rows, in_.source_h);
     job.first = true;
     job.sweep = k;
     job.row = in_.item.row_first;

@@ -1,0 +1,175 @@
+// The kernels of the lanewise algorithm (contracts in kernels.h): lanes are channels, each with a kernel of
+// its own, so nothing is broadcast and pixels are read and written wherever they lie. Included by kernels.inl.
+
+#pragma once
+
+#include <cstdint>
+#include <type_traits>
+#include <utility>
+
+#include "kernels.h"
+#include "simd.h"
+
+namespace tce {
+namespace {
+
+// One row of the window. It feeds the tile's rows Low ... High; row r with the kernel row `w - r * w_row`.
+template <int Low, int High, int P, bool Whole, bool AllColumns, class scalar_t>
+TCE_INLINE void add_lane_row(const LaneProblem<scalar_t>& p, const scalar_t* x, const scalar_t* w, int lanes,
+                             Vec<scalar_t> (*acc)[P]) {
+  constexpr int rows = High - Low + 1;
+  const int64_t x_col = p.x_col, w_row = p.w_row;
+  for (const LaneTap *tap = p.taps, *const end = tap + p.width; tap != end; ++tap) {
+    const scalar_t *xt = x + tap->x, *wt = w + tap->w;
+    Vec<scalar_t> wv[rows];
+    TCE_UNROLL
+    for (int r = 0; r < rows; ++r) wv[r] = load(wt - (Low + r) * w_row);
+    TCE_UNROLL
+    for (int c = 0; c < P; ++c) {
+      if (!AllColumns && !(tap->columns >> c & 1)) continue;
+      Vec<scalar_t> xv = Whole ? load(xt + c * x_col) : load_partial(xt + c * x_col, lanes);
+      if constexpr (rows > 1) keep(xv);
+      TCE_UNROLL
+      for (int r = 0; r < rows; ++r) acc[Low + r][c] += xv * wv[r];
+    }
+  }
+}
+
+// The first and the last rows of a window feed only some of the tile's rows: 0 ... I, and I + 1 ... R - 1.
+template <int R, int P, bool Whole, bool AllColumns, class scalar_t, int... I>
+TCE_INLINE void add_lane_segment(const LaneProblem<scalar_t>& p, const RowSegment& s, const scalar_t* x,
+                                 const scalar_t* w, int lanes, Vec<scalar_t> (*acc)[P],
+                                 std::integer_sequence<int, I...>) {
+  const int begin = s.begin, end = s.end, rows = s.rows;
+  ((begin <= I && I < end
+        ? add_lane_row<0, I, P, Whole, AllColumns>(p, x + I * p.x_row, w + I * p.w_row, lanes, acc)
+        : void()),
+   ...);
+  for (int i = begin > R - 1 ? begin : R - 1; i < (end < rows ? end : rows); ++i)
+    add_lane_row<0, R - 1, P, Whole, AllColumns>(p, x + i * p.x_row, w + i * p.w_row, lanes, acc);
+  ((begin <= rows + I && rows + I < end
+        ? add_lane_row<I + 1, R - 1, P, Whole, AllColumns>(p, x + (rows + I) * p.x_row,
+                                                           w + (rows + I) * p.w_row, lanes, acc)
+        : void()),
+   ...);
+}
+
+template <int R, int P, bool Whole, bool AllColumns, class scalar_t>
+TCE_INLINE void lane_tile(const LaneProblem<scalar_t>& p, const scalar_t* x, const scalar_t* w,
+                          const scalar_t* start, scalar_t* result, int lanes, bool streams) {
+  using V = Vec<scalar_t>;
+  V acc[R][P] = {};
+  for (int64_t o = 0; o < p.outer; ++o) {
+    for (int64_t i = 0; i < p.segment_count; ++i) {
+      const RowSegment& s = p.segments[i];
+      if (o == 0 && p.x_ahead) {
+        const scalar_t* next = x + s.x + (s.rows - 1) * p.x_row + p.x_ahead;
+        for (int r = 0; r < R; ++r, next += p.x_row)
+          for (int64_t c = 0; c < p.ahead_cols; ++c) __builtin_prefetch(next + c * p.ahead_col, 0, 2);
+      }
+      add_lane_segment<R, P, Whole, AllColumns>(p, s, x + o * p.x_outer + s.x, w + o * p.w_outer + s.w, lanes,
+                                                acc, std::make_integer_sequence<int, R - 1>());
+    }
+  }
+  const V first = start ? load(start) : V{};
+  const bool accumulate = p.accumulate;
+  const int64_t row = p.result_row, col = p.result_col, ahead = p.result_ahead;
+  TCE_UNROLL
+  for (int r = 0; r < R; ++r) {
+    TCE_UNROLL
+    for (int c = 0; c < P; ++c) {
+      scalar_t* at = result + r * row + c * col;
+      if (ahead) __builtin_prefetch(at + ahead, 1, 2);
+      V v = acc[r][c] + first;
+      if (accumulate) v = acc[r][c] + (Whole ? load(at) : load_partial(at, lanes));
+      if (streams) {
+        stream(at, v);
+      } else if constexpr (Whole) {
+        store(at, v);
+      } else {
+        store_partial(at, v, lanes);
+      }
+    }
+  }
+}
+
+template <class scalar_t, int R, int P>
+__attribute__((noinline)) void lane_kernel(const LaneProblem<scalar_t>& p) {
+  constexpr int L = kLanes<scalar_t>;
+  constexpr bool masks_cost = kVectorBytes < 64;
+  const scalar_t *x = p.x, *w = p.w, *start = p.start;
+  scalar_t* result = p.result;
+  for (int64_t left = p.channels; left > 0; left -= L) {
+    const int lanes = static_cast<int>(left < L ? left : L);
+    const bool whole = lanes == L, streams = whole && p.stream;
+    const auto tile = [&](auto whole_vectors, auto all_columns) {
+      lane_tile<R, P, whole_vectors, all_columns>(p, x, w, start, result, lanes, streams);
+    };
+    if (masks_cost && whole) {
+      p.all_columns ? tile(std::true_type(), std::true_type()) : tile(std::true_type(), std::false_type());
+    } else {
+      p.all_columns ? tile(std::false_type(), std::true_type()) : tile(std::false_type(), std::false_type());
+    }
+    x += p.x_block, w += p.w_block, result += p.result_block;
+    if (start) start += p.start_block;
+  }
+}
+
+// One pixel of dY. `All`: every kernel element has a term.
+template <int KH, int KW, bool Whole, bool All, class scalar_t>
+TCE_INLINE void add_lane_pixel(const scalar_t* x, const scalar_t* dy, int64_t x_kh, int64_t x_kw, int lanes,
+                               uint32_t row_taps, uint32_t col_taps, Vec<scalar_t> (*acc)[KW]) {
+  const auto read = [lanes](const scalar_t* p) { return Whole ? load(p) : load_partial(p, lanes); };
+  const Vec<scalar_t> g = read(dy);
+  TCE_UNROLL
+  for (int u = 0; u < KW; ++u) {
+    if (!All && !(col_taps >> u & 1)) continue;
+    TCE_UNROLL
+    for (int k = 0; k < KH; ++k)
+      if (All || row_taps >> k & 1) acc[k][u] += g * read(x + k * x_kh + u * x_kw);
+  }
+}
+
+template <int KH, int KW, bool Whole, class scalar_t>
+TCE_INLINE void lane_weights(const LaneWeightProblem<scalar_t>& p) {
+  constexpr uint32_t all_rows = (1u << KH) - 1, all_cols = (1u << KW) - 1;
+  constexpr int L = kLanes<scalar_t>;
+  const int64_t x_kh = p.x_kh, x_kw = p.x_kw, x_col = p.x_col, dy_col = p.dy_col, cols = p.cols;
+  const int lanes = p.channels;
+  Vec<scalar_t> acc[KH][KW] = {};
+  for (int64_t h = 0; h < p.rows; ++h) {
+    const uint32_t row_taps = p.row_taps[h];
+    const scalar_t *x = p.x + h * p.x_row, *dy = p.dy + h * p.dy_row;
+    if (p.dy_ahead) {
+      const scalar_t* next = x + (KH - 1) * x_kh + p.x_ahead;
+      for (int64_t r = 0; r < p.ahead_rows; ++r, next += p.ahead_row)
+        for (int64_t c = 0; c < cols * p.ahead_cols; ++c) __builtin_prefetch(next + c * p.ahead_col, 0, 2);
+      for (int64_t w = 0; w < cols; ++w) __builtin_prefetch(dy + p.dy_ahead + w * dy_col, 0, 2);
+    }
+    if (!row_taps) continue;
+    for (int64_t w = 0; w < cols; ++w, x += x_col, dy += dy_col) {
+      const uint32_t col_taps = p.col_taps[w];
+      if (row_taps == all_rows && col_taps == all_cols) {
+        add_lane_pixel<KH, KW, Whole, true>(x, dy, x_kh, x_kw, lanes, row_taps, col_taps, acc);
+      } else {
+        add_lane_pixel<KH, KW, Whole, false>(x, dy, x_kh, x_kw, lanes, row_taps, col_taps, acc);
+      }
+    }
+  }
+  TCE_UNROLL
+  for (int k = 0; k < KH; ++k) {
+    TCE_UNROLL
+    for (int u = 0; u < KW; ++u) {
+      scalar_t* at = p.sums + k * p.sums_row + u * L;
+      store(at, load(at) + acc[k][u]);
+    }
+  }
+}
+
+template <class scalar_t, int KH, int KW>
+__attribute__((noinline)) void lane_weight_kernel(const LaneWeightProblem<scalar_t>& p) {
+  p.channels == kLanes<scalar_t> ? lane_weights<KH, KW, true>(p) : lane_weights<KH, KW, false>(p);
+}
+
+}  // namespace
+}  // namespace tce
