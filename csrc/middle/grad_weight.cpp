@@ -37,8 +37,8 @@ namespace tce {
 
 namespace {
 
-// dY is read where it lies (channels_last) for few tiles, which would not repay its packing; not where a group has
-// a small part of a pixel, and pixels lie a round number of lines apart, in few sets of L1.
+// dY is read where it lies (channels_last) for few tiles, which would not repay its packing; not where a group
+// has a small part of a pixel, and pixels lie a round number of lines apart, in few sets of L1.
 constexpr int64_t kReads = 16, kSpread = 4;
 
 struct Item {
@@ -138,8 +138,8 @@ class Worker {
     return t_.b.data + row / g_.oH * sn + item_.g * g_.Co * sc + row % g_.oH * sh;
   }
 
-  // Whether the chunk's pixels are read where they lie. The lanes of a panel that have no channel then read what
-  // follows in memory, for sums that nobody looks at; so it has to be dY's, too.
+  // Whether the chunk's pixels are read where they lie. The lanes of a panel that have no channel then read
+  // what follows in memory, for sums that nobody looks at; so it has to be dY's, too.
   bool reads_in_place(int64_t row_first, int64_t row_last, int64_t col_last) const {
     const auto [sn, sc, sh, sw] = t_.b.stride;
     const int64_t runs = nh_ * (merged_ ? 1 : nw_), rows = merged_ ? nw_ * channels_ : channels_;

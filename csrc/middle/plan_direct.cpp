@@ -33,8 +33,8 @@ struct CorrelationShape {
   AxisShape h, w;
 };
 
-// Of an axis cut into bands of at least `fewest` results: the share of its pairs of result and kernel element that
-// meet the image, the most elements of a band, and the length of a packed row.
+// Of an axis cut into bands of at least `fewest` results: the share of its pairs of result and kernel element
+// that meet the image, the most elements of a band, and the length of a packed row.
 struct Met {
   double share;
   int64_t most, length;

@@ -169,8 +169,9 @@ inline double plane_cycles(const Plan& plan, const Move& in, const Move& out) {
   return cycles(x_first ? in : out, g.Ci, g.iH, g.iW) + cycles(x_first ? out : in, g.Co, g.oH, g.oW);
 }
 
-// Where channels lie side by side, a group has a piece of each pixel, and the processor does not fetch the lines of the
-// next pieces ahead. Cycles for those of X and Y (dX, dY), of `joined` groups; `line`: for one (measured).
+// Where channels lie side by side, a group has a piece of each pixel, and the processor does not fetch the
+// lines of the next pieces ahead. Cycles for those of X and Y (dX, dY), of `joined` groups; `line`: for one
+// (measured).
 inline double piece_cycles(const Plan& plan, double line, int joined = 1) {
   const ConvGeometry& g = plan.geometry;
   if (!plan.layout.channels_inner || g.G == 1) return 0;
