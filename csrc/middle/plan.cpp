@@ -1,5 +1,5 @@
 // Chooses the algorithm, by the least estimate of cycles; the algorithms' sizes and estimates are made in
-// plan_direct.cpp, plan_winograd.cpp and plan_planes.cpp.
+// plan_direct.cpp, plan_winograd.cpp, plan_pixels.cpp, plan_lanewise.cpp and plan_rows.cpp.
 
 #include "plan.h"
 

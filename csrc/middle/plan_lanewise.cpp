@@ -1,0 +1,182 @@
+// The plan of the algorithm `lanewise` (lanewise.cpp and lanewise_weight.cpp).
+
+#include <algorithm>
+#include <numeric>
+
+#include "plan_planes.h"
+#include "scratch.h"
+
+namespace tce {
+
+namespace {
+
+// The tile with the fewest cycles for all results of an image and a vector of channels, which are returned:
+// window rows load their columns once for all rows that have a term with them.
+template <class scalar_t>
+double choose_lane_tile(Plan& plan, const Kernels<scalar_t>& k, const Sizes& s, int64_t split) {
+  const auto phases = [](const AxisBound& a) { return std::clamp<int64_t>(a.out_size, 1, a.out_step); };
+  const int64_t rows = std::max<int64_t>(1, ceil_div(s.out_h, phases(s.h) * split)),
+                cols = std::max<int64_t>(1, ceil_div(s.out_w, phases(s.w)));
+  const double taps_h = static_cast<double>(std::max<int64_t>(1, s.h.taps)),
+               taps_w = static_cast<double>(std::max<int64_t>(1, s.w.taps)),
+               chains = static_cast<double>(std::clamp<int64_t>(s.h.taps, 1, s.h.source_step));
+  const bool aligned = s.C * s.O > 1 || !plan.layout.channels_inner || plan.geometry.G % k.lanes == 0;
+  double best = kNever;
+  // Kernel rows of a chain, at least: a tile has no more rows than these and one.
+  const int64_t chain = std::min(plan.kh_block, plan.geometry.kH / s.h.out_step) /
+                        std::max<int64_t>(1, std::min(s.h.taps, s.h.source_step));
+  for (int r = 1; r <= std::min<int64_t>(kMaxLaneRows, std::max<int64_t>(chain, 1) + 1); ++r) {
+    for (int p = 1; p <= kMaxLaneCols; ++p) {
+      if (!k.lane_kernel[r][p]) continue;
+      const int64_t tiles = ceil_div(rows, r) * ceil_div(cols, p);
+      const double mr = static_cast<double>(rows) / static_cast<double>(ceil_div(rows, r)),
+                   nc = static_cast<double>(cols) / static_cast<double>(ceil_div(cols, p));
+      const double window = taps_h + chains * (mr - 1);
+      const double loads = window * nc * load_cycles(plan, aligned) + taps_h * mr * load_cycles(plan, true);
+      const double step = std::max({taps_h * mr * nc / k.fma_per_cycle, loads, 4 * window});
+      const double cycles = static_cast<double>(tiles * split * phases(s.h) * phases(s.w)) *
+                            (taps_w * (step + 2 * window) + 4 * mr * nc + 30);
+      if (cycles < best) {
+        best = cycles;
+        plan.mr = r, plan.nv = p;
+      }
+    }
+  }
+  return best;
+}
+
+template <class scalar_t>
+double plan_lanewise_correlation(Plan& plan, const Kernels<scalar_t>& k) {
+  const ConvGeometry& g = plan.geometry;
+  const Sizes s = sizes_of(plan);
+  const int64_t es = plan.element_size, L = k.lanes, taps = g.kH * g.kW;
+  const bool in_place = lanes_in_place(plan);
+  plan.lanes = k.lanes;
+  plan.c_block = s.C, plan.kw_block = g.kW;
+  plan.kh_block = balanced(g.kH, kTerms / std::max<int64_t>(1, s.C * g.kW));
+  // Groups, or result channels where these lie side by side: a block then reads no more than two vectors of
+  // channels.
+  const int64_t groups = s.O > 0 ? ceil_div(L, s.O) + (L % s.O == 0 ? 0 : 1) : 0;
+  plan.spread = plan.layout.channels_inner && (s.C > 1 || s.O > 1) && groups * s.C <= 2 * L;
+  const int64_t split = g.dilation_h / std::gcd(g.dilation_h, g.stride_h);
+  const double sums = choose_lane_tile(plan, k, s, split);
+  // The lines of a band that all blocks read should stay in L2, until the band below has read them.
+  const int64_t line = std::max<int64_t>(1, g.G * s.C * s.w.source_step * es);
+  const int64_t window = (s.h.taps_span + s.h.source_step * plan.mr * split) * line / s.w.out_step;
+  plan.cols = balanced(
+      s.out_w, in_place ? std::max<int64_t>(kSourceBytes / std::max<int64_t>(1, window), 32) : kChunkCols);
+  const int64_t width = box_bound(s.w, plan.cols);
+  const auto source = [&](int64_t rows) { return s.C * box_bound(s.h, rows) * width * L * es; };
+  if (in_place) {
+    plan.rows = std::min(s.out_h, plan.mr * split * s.h.out_step);
+    plan.source_bytes = plan.tile_bytes = 0;
+  } else {
+    choose_rows(plan, s.out_h, s.out_h, [&](int64_t rows) {
+      return source(rows) <= kSourceBytes && rows * plan.cols * L * es <= kSourceBytes;
+    });
+    plan.source_bytes = scratch_bytes(source(plan.rows), 1);
+    plan.tile_bytes = scratch_bytes(plan.rows * plan.cols * L, es);
+  }
+  plan.rows = std::max<int64_t>(1, plan.rows);
+  const int64_t sets = plan.spread ? 1 : s.O, units = plan.spread ? g.G * s.O : g.G;
+  const int64_t block = sets * (s.C * taps + 1) * L * es;
+  plan.panels = std::clamp<int64_t>(kWeightBytes / 4 / std::max<int64_t>(1, block), 1,
+                                    std::max<int64_t>(1, ceil_div(units, L)));
+  plan.weight_bytes = scratch_bytes(plan.panels * block, 1);
+  if (plan.source_bytes > 4 * kSourceBytes || block > kWeightBytes) return kNever;
+  plan.scratch_bytes = plan.source_bytes + plan.weight_bytes + plan.tile_bytes;
+  const double lane_use = static_cast<double>(ceil_div(units, L) * sets) / static_cast<double>(g.G);
+  // Planes of several channels come from L2, if they fit there (measured).
+  const double several = s.C == 1 ? 1.0 : plan.spread ? 1.4 : 1.7;
+  const Move move = plan.layout.channels_inner ? (in_place ? kInPlace : kGathered) : kTransposed;
+  const double cycles = several * sums * static_cast<double>(s.C) * lane_use;
+  // Planes are transposed in blocks, row by row; what a block costs by itself counts for small images
+  // (measured).
+  const double fixed = plan.layout.channels_inner ? 0 : 40 * static_cast<double>(s.O);
+  if (!plan.spread) return cycles + fixed + plane_cycles(plan, move, move);
+  // Each source channel is spread for every result channel of its group.
+  return cycles + static_cast<double>(s.O) * plane_cycles(plan, kCopied, kInPlace);
+}
+
+// The tile of kernel elements with the fewest cycles for a pixel, which are returned: a load for each element.
+template <class scalar_t>
+double choose_lane_weight_tile(Plan& plan, const Kernels<scalar_t>& k) {
+  const ConvGeometry& g = plan.geometry;
+  const bool aligned = !lanes_in_place(plan) || g.G % k.lanes == 0;
+  double best = kNever;
+  for (int kh = 1; kh <= kMaxLaneKh; ++kh) {
+    for (int kw = 1; kw <= kMaxLaneKw; ++kw) {
+      if (!k.lane_weight_kernel[kh][kw]) continue;
+      const double tiles = static_cast<double>(ceil_div(plan.kh_block, kh) * ceil_div(g.kW, kw)) *
+                           static_cast<double>(g.kH) / static_cast<double>(plan.kh_block);
+      const double terms = static_cast<double>(g.kH * g.kW) / tiles;
+      const double cycles = tiles * std::max({terms / k.fma_per_cycle,
+                                              (terms + 1) * load_cycles(plan, aligned), 4.0, terms + 2});
+      if (cycles < best) {
+        best = cycles;
+        plan.mr = kh, plan.nv = kw;
+      }
+    }
+  }
+  return best;
+}
+
+template <class scalar_t>
+double plan_lanewise_weight(Plan& plan, const Kernels<scalar_t>& k) {
+  const ConvGeometry& g = plan.geometry;
+  const int64_t es = plan.element_size, L = k.lanes;
+  const bool in_place = lanes_in_place(plan);
+  plan.lanes = k.lanes;
+  plan.c_block = g.Ci, plan.kw_block = g.kW;
+  plan.kh_block = balanced(g.kH, kTileBytes / std::max<int64_t>(1, g.Co * g.Ci * g.kW * L * es));
+  const double pixel = choose_lane_weight_tile(plan, k);
+  const AxisBound h = axis_bound(true, g.oH, g.iH, plan.kh_block, g.stride_h, g.dilation_h),
+                  w = axis_bound(true, g.oW, g.iW, g.kW, g.stride_w, g.dilation_w);
+  plan.cols = balanced(g.oW, kSumPixels);
+  const auto source = [&](int64_t rows) {
+    return g.Ci * box_bound(h, rows) * box_bound(w, plan.cols) * L * es;
+  };
+  // Where they lie, the pixels of a chunk are read by all blocks: they and the next ones should stay in L2.
+  const int64_t line = g.G * es * plan.cols;
+  const auto fits = [&](int64_t rows) {
+    if (!in_place) return source(rows) <= kSourceBytes;
+    return (h.taps_span + rows * g.stride_h) * line * g.stride_w + rows * line <= kSourceBytes ||
+           rows * plan.cols <= 32;
+  };
+  choose_rows(plan, g.oH, kSumPixels / std::max<int64_t>(1, plan.cols), fits);
+  const int64_t pixels = plan.rows * plan.cols;
+  plan.source_bytes = in_place ? 0 : scratch_bytes(source(plan.rows), 1);
+  plan.weight_bytes = in_place ? 0 : scratch_bytes(g.Co * pixels * L, es);
+  // Where channels lie side by side, blocks share lines or pages, which come from memory together.
+  const int64_t sums = g.Co * g.Ci * plan.kh_block * g.kW * L * es;
+  plan.panels = plan.layout.channels_inner
+                    ? std::clamp<int64_t>(kTileBytes / std::max<int64_t>(1, sums), 1,
+                                          in_place ? std::max<int64_t>(1, ceil_div(g.G, L)) : 8)
+                    : 1;
+  plan.tile_bytes = scratch_bytes(plan.panels * sums, 1);
+  if (plan.source_bytes > 4 * kSourceBytes || plan.weight_bytes > 2 * kWeightBytes ||
+      plan.tile_bytes > 2 * kTileBytes) {
+    return kNever;
+  }
+  plan.scratch_bytes = plan.source_bytes + plan.weight_bytes + plan.tile_bytes;
+  const double several = g.Ci > 1 ? 1.4 : 1.0;  // as above
+  const double lane_use = static_cast<double>(ceil_div(g.G, L)) / static_cast<double>(g.G);
+  const Move move = plan.layout.channels_inner ? (in_place ? kInPlace : kGathered) : kTransposed;
+  return several * pixel * lane_use * static_cast<double>(g.Ci * g.Co) * static_cast<double>(g.oH * g.oW) +
+         plane_cycles(plan, move, move);
+}
+
+}  // namespace
+
+template <class scalar_t>
+double plan_lanewise(Plan& plan, const Kernels<scalar_t>& k) {
+  return plan.contraction == Contraction::kGradWeight ? plan_lanewise_weight(plan, k)
+                                                      : plan_lanewise_correlation(plan, k);
+}
+
+#define TCE_INSTANTIATE(scalar_t) template double plan_lanewise<scalar_t>(Plan&, const Kernels<scalar_t>&);
+TCE_INSTANTIATE(float)
+TCE_INSTANTIATE(double)
+#undef TCE_INSTANTIATE
+
+}  // namespace tce
