@@ -250,6 +250,8 @@ def test_forward_mode(name: str) -> None:
 
     expected = tangent(theirs)(x, w, b)
     close(compiled(tangent(ours))(x, w, b), expected)
+    by_sample = vmap(lambda x, w, b: ours(x[None], w, b)[0], (0, None, None))
+    close(compiled(tangent(by_sample))(x, w, b), expected)
     function = compiled(ours)
     function(x, w, b)
     close(tangent(function)(x, w, b), expected)

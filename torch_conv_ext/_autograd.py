@@ -25,6 +25,7 @@ from torch_conv_ext._dispatch import (
     below_autograd,
     forward_mode,
     is_compiling,
+    is_traced,
     transforms_active,
 )
 from torch_conv_ext._format import in_other_format, is_channels_last
@@ -256,6 +257,8 @@ _RULES: dict[str, tuple[_Rule, _Rule]] = {
 
 def _derivative(call: Call, contraction: type[Contraction], a: Tensor, b: Tensor) -> Tensor:
     """The derivative of a call by the argument of T that is the result of this contraction."""
+    if is_traced():
+        return call.derivative(contraction).run(a, b, None)
     return perform(call.derivative(contraction), a, b, None)
 
 

@@ -19,6 +19,7 @@ from typing import Any
 
 import torch
 from torch import Tensor
+from torch._guards import TracingContext
 from torch.autograd import forward_ad
 from torch.compiler import is_compiling
 from torch.fx import Proxy
@@ -33,6 +34,7 @@ __all__ = [
     "has_kernel",
     "is_compiling",
     "is_plain",
+    "is_traced",
     "transforms_active",
 ]
 
@@ -57,6 +59,14 @@ def forward_mode() -> bool:
     """Whether a tensor may carry a tangent of torch.autograd.forward_ad."""
     level: int = getattr(forward_ad, "_current_level", 0)
     return level >= 0
+
+
+def is_traced() -> bool:
+    """Whether torch.compile traces code, or what it has found in it, as it does for derivatives.
+
+    A level of forward mode that the code opens is then not to be seen by `forward_mode`.
+    """
+    return is_compiling() or TracingContext.try_get() is not None
 
 
 def has_kernel(

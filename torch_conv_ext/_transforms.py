@@ -19,7 +19,7 @@ from torch import Tensor, is_grad_enabled
 from torch._C import _functorch
 
 from torch_conv_ext._autograd import Call, Contraction, Forward, GradInput, GradWeight
-from torch_conv_ext._dispatch import below_autograd, forward_mode, is_compiling
+from torch_conv_ext._dispatch import below_autograd, forward_mode, is_traced
 
 Kernel = Callable[..., Tensor]
 
@@ -30,8 +30,7 @@ def _autograd_kernel(contraction: type[Contraction], operator: Kernel) -> Kernel
     def kernel(a: Tensor, b: Tensor, bias: Tensor | None, *numbers: int) -> Tensor:
         with below_autograd():
             result = operator(a, b, bias, *numbers)
-        # While torch.compile traces, a level of forward mode in the code is not to be seen from here.
-        tangents = forward_mode() or is_compiling()
+        tangents = forward_mode() or is_traced()
         needed = is_grad_enabled() and any(t is not None and t.requires_grad for t in (a, b, bias))
         if not (needed or tangents):
             return result
