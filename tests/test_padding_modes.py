@@ -232,9 +232,9 @@ def test_without_padding_nothing_is_continued(monkeypatch: pytest.MonkeyPatch) -
 # above that; each beside the result and the gradients.
 PEAK = (
     STATUS
+    + f"MODES, IMAGE, WEIGHT = {MODES}, (4, 64, 120, 120), (64, 64, 3, 3)"
     + """
 import torch.nn.functional as F
-from test_padding_modes import IMAGE, MODES, WEIGHT
 torch.set_num_threads(1)
 
 def ours(x, w, mode):
@@ -260,7 +260,6 @@ for function, mode in [(ours, "reflect"), *((ours, mode) for mode in MODES), (th
     del x, w, y, gradients
 """
 )
-IMAGE, WEIGHT = (4, 64, 120, 120), (64, 64, 3, 3)
 
 
 def test_no_padded_copy() -> None:
