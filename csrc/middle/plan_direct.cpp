@@ -213,7 +213,8 @@ double plan_direct(Plan& plan, const Kernels<scalar_t>& kernels) {
   const bool in_place = plan.layout.channels_inner;
   if (plan.contraction == Contraction::kGradWeight) return plan_grad_weight(plan, kernels);
   return plan_correlation(plan, kernels, shape_of(plan)) +
-         plane_cycles(plan, kCopied, in_place ? kInPlace : kFarStored) + piece_cycles(plan, kDirectLine);
+         plane_cycles(plan, in_place ? kRead : kCopied, in_place ? kInPlace : kFarStored) +
+         piece_cycles(plan, kDirectLine);
 }
 
 template <class scalar_t>
@@ -232,7 +233,10 @@ double plan_subpixel(Plan& plan, const Kernels<scalar_t>& kernels) {
   const double cycles = plan_correlation(plan, kernels, shape);
   // Storing a row of tiles copies pieces of stride_w pixels: about four cycles each, and one for a vector.
   const double pieces = static_cast<double>(h.results * w.results) * static_cast<double>(g.Ci * g.stride_h);
-  return cycles + pieces * (4 + static_cast<double>(g.stride_w) / kernels.lanes);
+  // In channels_last every element of a piece is stored by itself.
+  const double piece = plan.layout.channels_inner ? kGathered.element * static_cast<double>(g.stride_w)
+                                                  : 4 + static_cast<double>(g.stride_w) / kernels.lanes;
+  return cycles + pieces * piece;
 }
 
 // With stride 1, X and dY may exchange their roles in grad_weight: over the pixels i of X,

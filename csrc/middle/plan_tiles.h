@@ -152,7 +152,7 @@ struct Move {
   double row, element;
 };
 constexpr Move kInPlace{0, 0}, kRead{0, 0.1}, kCopied{25, 0.15}, kZipped{60, 0.4}, kTransposed{0, 0.4},
-    kDealt{0, 0.8}, kGathered{0, 3};
+    kDealt{0, 1.2}, kGathered{0, 3};
 // The same of many channels, a few rows of each at a time: lines that lie far apart are not fetched ahead.
 // Results transposed, and sources of a layer without groups transposed or copied.
 constexpr Move kFarStored{0, 0.7}, kFarTransposed{0, 1.1}, kFarCopied{25, 1.1};
