@@ -102,8 +102,10 @@ double plan_correlation(Plan& plan, const Kernels<scalar_t>& k, const Correlatio
   const Met met_h = met_of(s.is_forward, s.h, 1), met_w = met_of(s.is_forward, s.w, kFewestRows);
   const int64_t most_h = std::min(met_h.most, h.taps), most = most_h * std::min(met_w.most, w.taps);
   const int64_t taps = plan.kh_block * plan.kw_block;
-  // A tile much shorter than a cache line leaves most of its sources' lines to the next ones, in L1.
-  const int64_t terms = 2 * plan.mr * es < 64 ? std::min(kTerms, kL1Bytes / (64 + lanes * es)) : kTerms;
+  // With one kernel element every term reads a line of its own. A tile much shorter than that leaves most of it
+  // to the next ones, in L1.
+  const int64_t terms =
+      taps == 1 && 2 * plan.mr * es < 64 ? std::min(kTerms, kL1Bytes / (64 + lanes * es)) : kTerms;
   plan.c_block = whole_vectors(
       balanced(summed, std::min(terms / std::max<int64_t>(1, most), kWeightBytes / (taps * lanes * es))),
       summed, k.lanes);
