@@ -40,7 +40,7 @@ struct WinogradCycles {
 };
 inline WinogradCycles winograd_cycles(const Plan& plan) {
   const double size = 0.2 + 0.8 * static_cast<double>(product_count(plan)) / 36;
-  return {300 * size, 110 * size, 300 * size, 200 * size};
+  return {300 * size, 110 * size, 420 * size, 200 * size};
 }
 
 // The largest part of total cut into equal parts of at most `limit`.
