@@ -150,12 +150,27 @@ CROPPED = [
     conv("cropped_at_both_ends", (3, 4), (4, 20), (5, 3), padding=(6, 1), dilation=(3, 1)),
     free("cropped_at_one_end", (3, 20), (6, 9), (8, 9), (4, 2), dilation=(3, 1), groups=2),
     conv("cropped_to_1x1_many_channels", (40, 33), (9, 8), 3, padding=12, dilation=12),
+    # Bands of columns, each with the kernel columns that meet the image for it.
+    conv("bands_of_columns", (5, 20), (11, 25), 3, padding=(1, 9), dilation=(1, 9)),
+    conv(
+        "bands_of_columns_stride_2",
+        (18, 4),
+        (7, 40),
+        (1, 3),
+        stride=(1, 2),
+        padding=(0, 11),
+        dilation=(1, 11),
+    ),
+    conv("bands_of_columns_groups_2", (3, 17), (9, 33), 3, padding=24, dilation=24, groups=2, n=1),
 ]
 
 # Cache blocks: more channels, pixels or kernel elements than one holds, and what shifts their borders.
 BLOCKS = [
     conv("segments_and_k_blocks_stride_2", (40, 5), (3, 1301), 3, stride=2, padding=1, n=1),
     conv("segments_dilation_3_groups_2", (3, 5), (3, 1101), (3, 5), 1, (1, 5), (1, 3), groups=2, n=1),
+    # Small weight gradients of many pixels, which have partial sums of their own.
+    conv("partial_sums_pointwise", (21, 18), (31, 37), 1, n=2),
+    conv("partial_sums_stride_2", (3, 17), (70, 41), 3, stride=2, padding=1, n=3),
     conv("row_chunks_stride_2_over_samples", (8, 6), (90, 33), 3, stride=2, padding=1, n=3),
     conv("co_900_several_panel_chunks", (3, 900), (3, 4), 3, padding=1, n=1),
     conv("ci_900_several_panel_chunks", (900, 3), (3, 4), 3, padding=1, n=1),

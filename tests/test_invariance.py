@@ -28,6 +28,7 @@ LARGER = [
     conv("dense_one_sample", (24, 40), (27, 26), 3, padding=1, n=1),
     conv("strided", (11, 18), (41, 39), 3, stride=2, padding=1, n=3),
     conv("pointwise_few_pixels", (130, 270), (5, 5), 1, n=2),
+    conv("pointwise_many_pixels", (12, 20), (43, 41), 1, n=3),
     conv("depthwise_large", (1, 1), (37, 35), 5, padding=2, groups=23, n=2),
     transposed("upsample", (17, 9), (19, 17), 4, 2, 1, n=3),
 ]
