@@ -105,7 +105,7 @@ double plan_correlation(Plan& plan, const Kernels<scalar_t>& k, const Correlatio
   // With one kernel element every term reads a line of its own. A tile much shorter than that leaves most of it
   // to the next ones, in L1.
   const int64_t terms =
-      taps == 1 && 2 * plan.mr * es < 64 ? std::min(kTerms, kL1Bytes / (64 + lanes * es)) : kTerms;
+      taps == 1 && 2 * plan.mr * es <= 48 ? std::min(kTerms, kL1Bytes / (64 + lanes * es)) : kTerms;
   plan.c_block = whole_vectors(
       balanced(summed, std::min(terms / std::max<int64_t>(1, most), kWeightBytes / (taps * lanes * es))),
       summed, k.lanes);
