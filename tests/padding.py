@@ -9,7 +9,13 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+import torch_conv_ext
+
 Function = Callable[..., Any]
+# mypy does not follow `*tensors, *options`.
+conv2d: Function = torch_conv_ext.conv2d
+conv_transpose2d: Function = torch_conv_ext.conv_transpose2d
+
 Pair = tuple[int, int]
 Sides = tuple[Pair, Pair]
 

@@ -14,6 +14,8 @@ from padding import (
     Pair,
     Sides,
     close,
+    conv2d,
+    conv_transpose2d,
     cropped_conv_transpose2d,
     padded_conv2d,
     pair,
@@ -25,11 +27,9 @@ from torch_conv_ext import plan
 pytestmark = pytest.mark.usefixtures("threads")
 
 # mypy does not follow `*tensors, *options`.
-conv2d: Function = torch_conv_ext.conv2d
 conv2d_bias: Function = torch_conv_ext.conv2d_bias
 conv2d_input: Function = torch_conv_ext.conv2d_input
 conv2d_weight: Function = torch_conv_ext.conv2d_weight
-conv_transpose2d: Function = torch_conv_ext.conv_transpose2d
 conv_transpose2d_input: Function = torch_conv_ext.conv_transpose2d_input
 conv_transpose2d_weight: Function = torch_conv_ext.conv_transpose2d_weight
 

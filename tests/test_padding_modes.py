@@ -20,6 +20,8 @@ from padding import (
     Function,
     Pair,
     close,
+    conv2d,
+    conv_transpose2d,
     cropped_conv_transpose2d,
     nested,
     padded_conv2d,
@@ -31,10 +33,6 @@ from test_memory import MIB, NO_REUSE, STATUS
 from torch_conv_ext import _border
 
 pytestmark = pytest.mark.usefixtures("threads")
-
-# mypy does not follow `*tensors, *options`.
-conv2d: Function = torch_conv_ext.conv2d
-conv_transpose2d: Function = torch_conv_ext.conv_transpose2d
 
 MODES = ("reflect", "replicate", "circular")
 

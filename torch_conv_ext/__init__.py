@@ -7,8 +7,8 @@ all give torch's results. `torch_conv_ext.functional` tells what runs here and w
 
 from torch_conv_ext import (
     _load,  # noqa: F401  first: its errors help
-    _registrations,  # noqa: F401
-    _transforms,  # noqa: F401
+    _registrations,  # noqa: F401  tells torch's tools of the operators
+    _transforms,  # noqa: F401  gives the operators their kernels for autograd and vmap
     functional,
     settings,
 )

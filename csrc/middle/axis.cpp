@@ -10,9 +10,7 @@ namespace {
 
 std::vector<Band> bands_of(const Axis& axis, const Phase& phase, int64_t fewest) {
   const auto met = [&](const Tap& tap) {  // the j that read the image with it
-    const int64_t begin = std::clamp<int64_t>(ceil_div(-tap.source, axis.source_step), 0, phase.count);
-    return KRange{begin,
-                  std::clamp(ceil_div(axis.source_size - tap.source, axis.source_step), begin, phase.count)};
+    return inside(tap.source, axis.source_step, phase.count, axis.source_size);
   };
   struct Cut {
     int64_t at;

@@ -62,6 +62,12 @@ inline KRange intersection(const KRange& a, const KRange& b) {
   return {std::max(a.begin, b.begin), std::min(a.end, b.end)};
 }
 
+// The i < count whose positions, first + i * step, lie in [0, size): a range, and where none does an empty one.
+inline KRange inside(int64_t first, int64_t step, int64_t count, int64_t size) {
+  const int64_t begin = std::clamp<int64_t>(ceil_div(-first, step), 0, count);
+  return {begin, std::clamp(ceil_div(size - first, step), begin, count)};
+}
+
 // The part of the axis whose kernel elements lie in k.
 Axis forward_axis(int64_t o_size, int64_t i_size, KRange k, int64_t stride, int64_t padding,
                   int64_t dilation);

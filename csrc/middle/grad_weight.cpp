@@ -127,9 +127,8 @@ class Worker {
   KRange columns_that_meet(int64_t w, int64_t col_first, int64_t cols) const {
     if (merged_) return {0, cols};
     const int64_t source = cols_.phases[0].taps[w].source + col_first * g_.stride_w;
-    const int64_t begin = std::clamp<int64_t>(ceil_div(-source, g_.stride_w), 0, cols);
-    const int64_t end = std::clamp(ceil_div(g_.iW - source, g_.stride_w), begin, cols);
-    return 8 * (end - begin) > 7 * cols ? KRange{0, cols} : KRange{begin, end};
+    const KRange met = inside(source, g_.stride_w, cols, g_.iW);
+    return 8 * (met.end - met.begin) > 7 * cols ? KRange{0, cols} : met;
   }
 
   // Where a row of dY begins, in the group's first channel.
@@ -246,16 +245,25 @@ KRange part(int64_t size, int64_t parts, int64_t index) {
   return {part_start(size, parts, index), part_start(size, parts, index + 1)};
 }
 
-// The elements of dW if they lie together, without gaps; else 0.
+// How dW lies in memory: its elements, the distance of the first and the last of them, and how far the first in
+// memory lies before element 0 (exchanged, the kernel lies the other way round).
+struct Extent {
+  int64_t elements, reach, before;
+
+  bool dense() const { return elements == reach + 1; }
+};
+
 template <class scalar_t>
-int64_t dense_elements(const TensorView<scalar_t>& dw, const ConvGeometry& g) {
+Extent extent_of(const TensorView<scalar_t>& dw, const ConvGeometry& g) {
   const int64_t size[4] = {g.G * g.Co, g.Ci, g.kH, g.kW};
-  int64_t elements = 1, reach = 1;
+  Extent extent{1, 0, 0};
   for (int d = 0; d < 4; ++d) {
-    elements *= size[d];
-    reach += (size[d] - 1) * std::abs(dw.stride[d]);
+    const int64_t last = (size[d] - 1) * dw.stride[d];
+    extent.elements *= size[d];
+    extent.reach += std::abs(last);
+    extent.before -= std::min<int64_t>(0, last);
   }
-  return elements == reach ? elements : 0;
+  return extent;
 }
 
 // first[i] += the sums of all further segments, in order.
@@ -274,15 +282,12 @@ template <class scalar_t>
 void direct_grad_weight(const Plan& plan, const ConvGeometry& g, const Operands<scalar_t>& t,
                         const Kernels<scalar_t>& kernels, int threads) {
   const int64_t total_rows = g.N * g.oH, chunks = ceil_div(total_rows, plan.rows);
-  const int64_t elements = dense_elements(t.result, g);
-  const int64_t segments = elements > 0 ? std::clamp<int64_t>(chunks, 1, plan.segments) : 1;
+  const Extent dw = extent_of(t.result, g);
+  const int64_t elements = dw.elements;
+  const int64_t segments = elements > 0 && dw.dense() ? std::clamp<int64_t>(chunks, 1, plan.segments) : 1;
   const std::unique_ptr<scalar_t[]> partial(segments > 1 ? new scalar_t[(segments - 1) * elements] : nullptr);
-  // The lowest address: exchanged, the kernel lies the other way round.
-  int64_t offset = 0;
-  const int64_t size[4] = {g.G * g.Co, g.Ci, g.kH, g.kW};
-  for (int d = 0; d < 4; ++d) offset -= std::min<int64_t>(0, (size[d] - 1) * t.result.stride[d]);
   const auto dw_of = [&](int64_t segment) {
-    return segment == 0 ? t.result.data : partial.get() + (segment - 1) * elements + offset;
+    return segment == 0 ? t.result.data : partial.get() + (segment - 1) * elements + dw.before;
   };
   const WeightCut cut = cut_grad_weight(plan, g.N * g.oH * g.oW, segments, threads);
   const int64_t panels = panel_count(plan, g.Co), panel_parts = ceil_div(panels, cut.panels);
@@ -305,7 +310,7 @@ void direct_grad_weight(const Plan& plan, const ConvGeometry& g, const Operands<
     item.g = i / panel_parts;
     Worker<scalar_t>(plan, g, t, kernels, item, dw_of(segment)).run();
   });
-  if (segments > 1) add_segments(t.result.data - offset, partial.get(), segments, elements, threads);
+  if (segments > 1) add_segments(t.result.data - dw.before, partial.get(), segments, elements, threads);
 }
 
 }  // namespace

@@ -157,7 +157,7 @@ struct Job {
     for (const RowChain& chain : make_row_chains(row_axis, f, t0, t1)) {
       const int64_t source = chain.source + j.begin * row_axis.source_step;
       const KRange window =
-          rows_inside(source, row_axis.source_step, chain.count + j.end - j.begin - 1, row_axis.source_size);
+          inside(source, row_axis.source_step, chain.count + j.end - j.begin - 1, row_axis.source_size);
       if (chain.count > 1) w_row = chain.k_step * c.kW * lanes;
       if (window.begin == window.end) continue;
       segments.push_back({source * strides.row, chain.k * c.kW * lanes, static_cast<int32_t>(chain.count),
@@ -176,9 +176,9 @@ struct Job {
                     {}};
     for (const Tap& tap : col_axis.phases[f].taps) {
       const int64_t source = tap.source + j.begin * col_axis.source_step;
-      const KRange inside = rows_inside(source, col_axis.source_step, j.end - j.begin, col_axis.source_size);
-      if (inside.begin == inside.end) continue;
-      const uint32_t columns = (1u << inside.end) - (1u << inside.begin);
+      const KRange met = inside(source, col_axis.source_step, j.end - j.begin, col_axis.source_size);
+      if (met.begin == met.end) continue;
+      const uint32_t columns = (1u << met.end) - (1u << met.begin);
       tile.all = tile.all && columns == every;
       tile.taps.push_back({static_cast<int32_t>(tap.k * lanes), columns, tap.source * strides.col});
     }

@@ -3,8 +3,8 @@
 //
 // NOTE [Same bits]
 // A result element is a sum over K blocks, in order, of a sum over (channel, kh, kw) within the block, in
-// order. The algorithm and c_block, kh_block, kw_block (grad_weight: also the chunk, rows x cols, and segments) fix that
-// order; with Winograd cols and nv fix what is computed again, too (winograd.h). All of it is in the plan.
+// order. The algorithm and c_block, kh_block, kw_block (grad_weight: also the chunk, rows x cols, and segments)
+// fix that order; with Winograd cols and nv fix what is computed again, too (winograd.h). All of it is in the plan.
 // What cut.h chooses, and who computes what, decides when an element is computed, never how. So the bits are
 // the same for one sample or many, on one thread or many.
 

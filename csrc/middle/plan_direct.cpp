@@ -40,11 +40,20 @@ struct Met {
   int64_t most, length;
 };
 
+// Results of a phase for which one and the same kernel element misses the image, to the left or to the right of it,
+// at most.
+int64_t results_outside(bool is_forward, const AxisShape& s) {
+  const int64_t last = (s.kernel - 1) * s.dilation - s.padding;  // offset of the last element
+  if (is_forward)
+    return std::max<int64_t>({0, ceil_div(s.padding, s.stride), s.out - ceil_div(s.source - last, s.stride)});
+  const int64_t results = ceil_div(s.out, s.stride);
+  return std::max<int64_t>(
+      {0, ceil_div(last, s.stride), results + floor_div(s.stride - 1 + s.padding, s.stride) - s.source});
+}
+
 Met met_of(bool is_forward, const AxisShape& s, int64_t fewest) {
-  const int64_t o = is_forward ? s.out : s.source, i = is_forward ? s.source : s.out;
-  const int64_t outside = results_outside(is_forward, o, i, s.kernel, s.stride, s.dilation, s.padding);
   // Nearly all meet it; or there are so many that looking at each takes long.
-  if (outside < kFewestRows || std::max(s.kernel, s.stride) > kKernelElements)
+  if (results_outside(is_forward, s) < kFewestRows || std::max(s.kernel, s.stride) > kKernelElements)
     return {1, s.kernel, INT64_MAX};
   const Axis axis = (is_forward ? forward_axis : grad_input_axis)(s.out, s.source, {0, s.kernel}, s.stride,
                                                                   s.padding, s.dilation);
@@ -83,9 +92,7 @@ double plan_correlation(Plan& plan, const Kernels<scalar_t>& k, const Correlatio
   // Of a kernel block of an axis.
   const auto bound = [&](const AxisShape& a, int64_t block) {
     const int64_t o = s.is_forward ? a.out : a.source, i = s.is_forward ? a.source : a.out;
-    AxisBound axis = axis_bound(s.is_forward, o, i, block, a.stride, a.dilation);
-    axis.outside = 0;  // bands (axis.h) read no run of zeros
-    return axis;
+    return axis_bound(s.is_forward, o, i, block, a.stride, a.dilation);
   };
 
   const bool pointwise = s.h.kernel * s.w.kernel == 1 && s.h.stride * s.w.stride == 1;
@@ -111,7 +118,7 @@ double plan_correlation(Plan& plan, const Kernels<scalar_t>& k, const Correlatio
       summed, k.lanes);
   // The columns that a chunk packs are no more than those of all results.
   const int64_t width =
-      std::min(width_bound(w, plan.cols), plan.kw_block == s.w.kernel ? met_w.length : INT64_MAX);
+      std::min(width_bound(w, plan.cols, true), plan.kw_block == s.w.kernel ? met_w.length : INT64_MAX);
   const auto source_elements = [&](int64_t rows) {
     return std::min(slots_bound(h, rows), rows * most_h) * longest_line(width, es) *
            longest_line(plan.c_block, es);

@@ -49,11 +49,6 @@ std::vector<RowChain> make_row_chains(const Axis& rows, size_t phase, size_t t0,
   return chains;
 }
 
-KRange rows_inside(int64_t source, int64_t step, int64_t window, int64_t source_size) {
-  const int64_t begin = std::clamp<int64_t>(ceil_div(-source, step), 0, window);
-  return {begin, std::clamp(ceil_div(source_size - source, step), begin, window)};
-}
-
 namespace {
 
 class JobMaker {
@@ -202,7 +197,7 @@ class JobMaker {
   // For `count` results from `first` on.
   RowSegment make_segment(const RowJob& job, const RowChain& chain, int64_t first, int64_t count) const {
     const int64_t j = job.jh.begin + first, source = chain.source + j * in_.rows.source_step;
-    const KRange rows = rows_inside(source, in_.rows.source_step, chain.count + count - 1, in_.source_h);
+    const KRange rows = inside(source, in_.rows.source_step, chain.count + count - 1, in_.source_h);
     const int64_t x =
         packs_ ? (packed_row(job, chain) + j) * in_.packed_cols.length : source * in_.source_row;
     return {x, chain.k * in_.weight_kh, static_cast<int32_t>(chain.count), static_cast<int32_t>(rows.begin),
@@ -233,7 +228,7 @@ class JobMaker {
     for (size_t t = 1; t < taps.size(); ++t)
       if (taps[t].source != taps[t - 1].source + unit) return false;
     const int64_t source = taps[0].source + job.jh.begin * in_.rows.source_step;
-    const KRange window = rows_inside(source, unit, (rows - 1) * step + k, in_.source_h);
+    const KRange window = inside(source, unit, (rows - 1) * step + k, in_.source_h);
     job.x_row = unit * in_.source_row;
     job.w_row = taps[0].k == 0 ? k : -k;
     job.sweep = k;
@@ -267,7 +262,7 @@ class JobMaker {
     const int64_t padding = padding_of(0, in_.rows.phases[0].taps[0]);
     const int64_t first = ceil_div(in_.item.row_first + padding - k + 1, 2);
     const int64_t rows = floor_div(in_.item.row_last - 1 + padding, 2) + 1 - first;
-    const KRange window = rows_inside(first, 1, rows, in_.source_h);
+    const KRange window = inside(first, 1, rows, in_.source_h);
     job.first = true;
     job.sweep = k;
     job.row = in_.item.row_first;

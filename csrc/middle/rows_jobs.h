@@ -60,9 +60,6 @@ struct RowChain {
 // Of the row taps [t0, t1) of a phase.
 std::vector<RowChain> make_row_chains(const Axis& rows, size_t phase, size_t t0, size_t t1);
 
-// The i < window whose sources, source + i * step, lie in the image.
-KRange rows_inside(int64_t source, int64_t step, int64_t window, int64_t source_size);
-
 // With a dilation the results that share sources are no neighbours, but those of a phase of this axis are.
 Axis split_by_dilation(const Axis& axis);
 
