@@ -54,8 +54,8 @@ MACOS, WINDOWS = sys.platform == "darwin", sys.platform == "win32"
 
 # Selected at run time by csrc/middle/isa.cpp; any other file is compiled for the target's baseline.
 ISA_FLAGS = {
-    "kernels_avx2": ["-mavx2", "-mfma"],
-    "kernels_avx512": ["-mavx512f", "-mavx512dq", "-mavx512bw", "-mavx512vl", "-mavx2", "-mfma"],
+    "avx2": ["-mavx2", "-mfma"],
+    "avx512": ["-mavx512f", "-mavx512dq", "-mavx512bw", "-mavx512vl", "-mavx2", "-mfma"],
 }
 
 # The stable ABI of torch 2.10: a header outside of it is an #error, and the binary runs on 2.10 and later.
@@ -127,21 +127,20 @@ def check_compiler() -> None:
 
 
 class BuildWithISAs(BuildExtension):
-    """Compiles each ISA's file with its own flags, then the rest with the target's baseline."""
+    """Compiles each ISA's files with its own flags, then the rest with the target's baseline."""
 
     def build_extensions(self) -> None:
         check_compiler()
         super().build_extensions()
 
     def build_extension(self, ext: Extension) -> None:
-        isa_sources = [source for source in ext.sources if Path(source).stem in ISA_FLAGS]
-        ext.sources = [source for source in ext.sources if source not in isa_sources]
-        for source in isa_sources:
-            name = Path(source).stem
-            flags = ISA_FLAGS[name] if X86 else []
+        for isa, flags in ISA_FLAGS.items():
+            sources = [source for source in ext.sources if Path(source).stem.startswith(f"kernels_{isa}_")]
+            ext.sources = [source for source in ext.sources if source not in sources]
+            flags = flags if X86 else []
             objects = self.compiler.compile(
-                [str(ROOT / source)],
-                output_dir=os.path.join(self.build_temp, name),  # ninja's file is per folder
+                [str(ROOT / source) for source in sources],
+                output_dir=os.path.join(self.build_temp, isa),  # ninja's file is per folder
                 include_dirs=ext.include_dirs,
                 depends=ext.depends,
                 extra_postargs=[

@@ -1,8 +1,8 @@
 // The border between the middle and the back: what one ISA offers, as a table of plain functions.
 //
 // The middle sees nothing of an ISA but this table; an ISA's translation unit sees nothing of a convolution
-// but pointers, sizes and strides (all in elements). Each ISA is one `kernels_<isa>.cpp`, compiled with that
-// ISA's flags, and reachable only through its table.
+// but pointers, sizes and strides (all in elements). Each ISA is one `kernels_<isa>_<dtype>.cpp` per element
+// type, compiled with that ISA's flags, and reachable only through its table.
 
 #pragma once
 
@@ -284,24 +284,38 @@ struct Kernels {
 
 struct KernelTable {
   const char* isa;
-  Kernels<float> f32;
-  Kernels<double> f64;
+  const Kernels<float>* f32;
+  const Kernels<double>* f64;
 };
 
-// "Was it built": null where this build has no such ISA. Whether the CPU has it is isa.cpp's question.
-const KernelTable* kernels_portable();
-const KernelTable* kernels_avx2();
-const KernelTable* kernels_avx512();
-
 template <class scalar_t>
-const Kernels<scalar_t>& kernels_of(const KernelTable& table);
-template <>
-inline const Kernels<float>& kernels_of<float>(const KernelTable& table) {
-  return table.f32;
+const Kernels<scalar_t>& kernels_of(const KernelTable& table) {
+  if constexpr (sizeof(scalar_t) == sizeof(float))
+    return *table.f32;
+  else
+    return *table.f64;
 }
+
+// "Was it built": null where this build has no such ISA. Whether the CPU has it is isa.cpp's question.
+template <class scalar_t>
+const Kernels<scalar_t>* kernels_portable();
+template <class scalar_t>
+const Kernels<scalar_t>* kernels_avx2();
+template <class scalar_t>
+const Kernels<scalar_t>* kernels_avx512();
+
+// Each is defined in a file of its own, kernels_<isa>_f32.cpp or kernels_<isa>_f64.cpp.
 template <>
-inline const Kernels<double>& kernels_of<double>(const KernelTable& table) {
-  return table.f64;
-}
+const Kernels<float>* kernels_portable();
+template <>
+const Kernels<double>* kernels_portable();
+template <>
+const Kernels<float>* kernels_avx2();
+template <>
+const Kernels<double>* kernels_avx2();
+template <>
+const Kernels<float>* kernels_avx512();
+template <>
+const Kernels<double>* kernels_avx512();
 
 }  // namespace tce

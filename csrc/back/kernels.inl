@@ -1,5 +1,5 @@
 // The kernels, written once over Vec and compiled once per ISA: the microkernel and the 2-D copy here,
-// Winograd's transforms in winograd.inl (contracts in kernels.h). Included by kernels_<isa>.cpp only. What an
+// Winograd's transforms in winograd.inl (contracts in kernels.h). Included by kernels_<isa>.inl only. What an
 // ISA chooses is its vector width and its tile sizes.
 
 #pragma once

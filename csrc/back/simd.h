@@ -3,7 +3,7 @@
 // Arithmetic is written with the compiler's vector types (GCC and Clang), so one source serves every ISA;
 // only the partial loads and stores have an intrinsic form, because masks are where the ISAs differ.
 //
-// Included once by each kernels_<isa>.cpp, which defines TCE_VECTOR_BYTES. Everything is in an anonymous
+// Included once by each kernels_<isa>.inl, which defines TCE_VECTOR_BYTES. Everything is in an anonymous
 // namespace: a weak copy compiled for AVX-512 must never be the one that the linker keeps for all.
 
 #pragma once

@@ -2,6 +2,7 @@
 
 #include "isa.h"
 
+#include <algorithm>
 #include <atomic>
 #include <cstdlib>
 #include <stdexcept>
@@ -22,11 +23,17 @@ bool cpu_has(const std::string& isa) {
   return isa == "portable";
 }
 
-std::vector<const KernelTable*> built_tables() {
-  std::vector<const KernelTable*> tables;
-  for (const KernelTable* table : {kernels_portable(), kernels_avx2(), kernels_avx512()}) {
-    if (table) tables.push_back(table);
-  }
+const std::vector<KernelTable>& built_tables() {
+  static const std::vector<KernelTable> tables = [] {
+    std::vector<KernelTable> built = {
+        {"portable", kernels_portable<float>(), kernels_portable<double>()},
+        {"avx2", kernels_avx2<float>(), kernels_avx2<double>()},
+        {"avx512", kernels_avx512<float>(), kernels_avx512<double>()},
+    };
+    const auto missing = [](const KernelTable& table) { return !table.f32 || !table.f64; };
+    built.erase(std::remove_if(built.begin(), built.end(), missing), built.end());
+    return built;
+  }();
   return tables;
 }
 
@@ -37,8 +44,8 @@ std::string joined(const std::vector<std::string>& names) {
 }
 
 const KernelTable* table_named(const std::string& name, const char* given_by) {
-  for (const KernelTable* table : built_tables()) {
-    if (name == table->isa && cpu_has(name)) return table;
+  for (const KernelTable& table : built_tables()) {
+    if (name == table.isa && cpu_has(name)) return &table;
   }
   throw std::runtime_error(
       std::string(given_by) + ": given '" + name +
@@ -49,8 +56,8 @@ const KernelTable* initial_table() {
   const char* forced = std::getenv("TORCH_CONV_EXT_ISA");
   if (forced && *forced) return table_named(forced, "TORCH_CONV_EXT_ISA");
   const KernelTable* best = nullptr;
-  for (const KernelTable* table : built_tables()) {
-    if (cpu_has(table->isa)) best = table;
+  for (const KernelTable& table : built_tables()) {
+    if (cpu_has(table.isa)) best = &table;
   }
   return best;
 }
@@ -64,7 +71,7 @@ std::atomic<const KernelTable*>& current() {
 
 std::vector<std::string> built_isas() {
   std::vector<std::string> names;
-  for (const KernelTable* table : built_tables()) names.push_back(table->isa);
+  for (const KernelTable& table : built_tables()) names.push_back(table.isa);
   return names;
 }
 

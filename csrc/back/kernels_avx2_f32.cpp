@@ -1,0 +1,2 @@
+#define TCE_SCALAR float
+#include "kernels_avx2.inl"

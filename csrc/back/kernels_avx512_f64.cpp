@@ -1,0 +1,2 @@
+#define TCE_SCALAR double
+#include "kernels_avx512.inl"

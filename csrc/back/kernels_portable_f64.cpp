@@ -1,0 +1,2 @@
+#define TCE_SCALAR double
+#include "kernels_portable.inl"
