@@ -88,17 +88,45 @@ class Worker {
   }
 
  private:
-  void sum_chunk(const RowSlots& rows, int64_t row_first, int64_t row_last, int64_t col_first,
-                 int64_t col_last) {
-    const SourceRuns columns = make_source_runs(cols_, col_first, col_last, merged_);
+  // The sources of a chunk, packed or where they lie: channel c of result column j, kernel column w, is at
+  //
+  //   data + slot[of the row] + (columns.start[0][w] + j * columns.out_step) * pixel + c * channel
+  struct Source {
+    const scalar_t* data;
+    SourceRuns columns;
+    int64_t pixel, channel;
+    bool packed;
+  };
+
+  Source make_source(const RowSlots& rows, int64_t col_first, int64_t col_last) const {
     TensorView<const scalar_t> x = t_.a;
     x.data += (item_.g * g_.Ci + item_.ci.begin) * x.stride[1];
+    if (reads_source_in_place(rows, col_first, col_last))
+      return {x.data + rows.source[0].n * x.stride[0] + rows.source[0].position * x.stride[2],
+              columns_in_place(cols_), x.stride[3], x.stride[1], false};
+    SourceRuns columns = make_source_runs(cols_, col_first, col_last, merged_);
     check_fits(static_cast<int64_t>(rows.source.size()) * pixel_ * columns.length, sizeof(scalar_t),
                plan_.source_bytes);
     pack_pixel_major(kernels_, x, channels_, pixel_, g_.iW, rows, columns, source_, true);
+    return {source_, std::move(columns), pixel_, 1, true};
+  }
+
+  // Whether the chunk's sources are read where they lie: they have no padding, a channel's pixels follow each
+  // other, and the channels of a tile find room in L1 together.
+  bool reads_source_in_place(const RowSlots& rows, int64_t col_first, int64_t col_last) const {
+    const auto [sn, sc, sh, sw] = t_.a.stride;
+    if (merged_ || sw != 1 || rows.source.empty()) return false;
+    if (sets_hold(sc, sizeof(scalar_t)) < std::min<int64_t>(plan_.mr, channels_)) return false;
+    const int64_t reach = g_.N * sn + g_.iH * sh + g_.iW;
+    return reach <= INT32_MAX && all_inside(cols_, {{Band{{0, g_.oW}, {0, nw_}}}}, col_first, col_last);
+  }
+
+  void sum_chunk(const RowSlots& rows, int64_t row_first, int64_t row_last, int64_t col_first,
+                 int64_t col_last) {
+    const Source source = make_source(rows, col_first, col_last);
     const int64_t cols = col_last - col_first, pixels = (row_last - row_first) * cols;
     // The runs count columns from the image's first; steps count from the chunk's.
-    const int64_t shift = col_first * columns.out_step;
+    const int64_t shift = col_first * source.columns.out_step;
     const bool in_place = reads_in_place(row_first, row_last, col_last);
     for (int64_t p = item_.panel_first; p < item_.panel_last && !in_place; ++p) {
       pack_dy(p, row_first, row_last, col_first, col_last, dy_ + (p - item_.panel_first) * pixels * lanes_);
@@ -109,14 +137,14 @@ class Worker {
       for (int64_t w = 0; w < (merged_ ? 1 : nw_); ++w) {
         const KRange met = columns_that_meet(w, col_first, cols);
         if (w == 0 || met.begin != made.begin || met.end != made.end)
-          inner = make_steps(rows, columns, h, row_first, row_last, cols, met, in_place);
+          inner = make_steps(rows, source, h, row_first, row_last, cols, met, in_place);
         made = met;
-        const scalar_t* source = source_ + (columns.start[0][w] + shift) * pixel_;
+        const scalar_t* first = source.data + (source.columns.start[0][w] + shift) * source.pixel;
         for (int64_t p = item_.panel_first; p < item_.panel_last; ++p) {
           const int64_t run = ((p - item_.panel_first) * nh_ + h) * nw_ + w;
           const scalar_t* dy = in_place ? dy_row(row_first) + p * lanes_ + col_first * t_.b.stride[3]
                                         : dy_ + (p - item_.panel_first) * pixels * lanes_;
-          sum_tiles(p, source, dy, inner, merged_ ? nw_ * channels_ : channels_,
+          sum_tiles(p, first, source.channel, dy, inner, merged_ ? nw_ * channels_ : channels_,
                     tiles_ + run * channels_ * lanes_);
         }
       }
@@ -135,6 +163,12 @@ class Worker {
   const scalar_t* dy_row(int64_t row) const {
     const auto [sn, sc, sh, sw] = t_.b.stride;
     return t_.b.data + row / g_.oH * sn + item_.g * g_.Co * sc + row % g_.oH * sh;
+  }
+
+  // Where a row of the source begins, from the tensor's first.
+  int64_t source_row(const RowSlots& rows, int32_t slot) const {
+    const RowSlots::Source& at = rows.source[static_cast<size_t>(slot)];
+    return at.n * t_.a.stride[0] + at.position * t_.a.stride[2];
   }
 
   // Whether the chunk's pixels are read where they lie. The lanes of a panel that have no channel then read
@@ -167,7 +201,7 @@ class Worker {
   }
 
   // The chunk's pixels in the columns `met` that have a term for kernel row h, in order; returns how many.
-  int64_t make_steps(const RowSlots& rows, const SourceRuns& columns, int64_t h, int64_t row_first,
+  int64_t make_steps(const RowSlots& rows, const Source& source, int64_t h, int64_t row_first,
                      int64_t row_last, int64_t cols, KRange met, bool in_place) {
     KStep* step = steps_;
     const int64_t pixel = in_place ? t_.b.stride[3] : lanes_;
@@ -175,30 +209,34 @@ class Worker {
       const int32_t slot = rows.slot[r * rows.max_taps + h];
       if (slot < 0) continue;
       const int64_t first = in_place ? dy_row(row_first + r) - dy_row(row_first) : r * cols * lanes_;
+      const int64_t line = source.packed ? slot * source.columns.length * source.pixel
+                                         : source_row(rows, slot) - source_row(rows, 0);
       for (int64_t i = met.begin; i < met.end; ++i, ++step) {
-        step->a = static_cast<int32_t>((slot * columns.length + i * columns.out_step) * pixel_);
+        step->a = static_cast<int32_t>(line + i * source.columns.out_step * source.pixel);
         step->b = static_cast<int32_t>(first + i * pixel);
       }
     }
     return step - steps_;
   }
 
-  void sum_tiles(int64_t panel, const scalar_t* source, const scalar_t* dy, int64_t inner, int64_t count,
-                 scalar_t* tiles) {
+  void sum_tiles(int64_t panel, const scalar_t* source, int64_t source_row, const scalar_t* dy, int64_t inner,
+                 int64_t count, scalar_t* tiles) {
     const int nv = static_cast<int>(ceil_div(std::min(lanes_, g_.Co - panel * lanes_), kernels_.lanes));
     TileProblem<scalar_t> tile = {};
+    tile.a_row = source_row;
     tile.b = dy;
     tile.steps = steps_;
     tile.inner = inner;
     tile.outer = 1;
     tile.c_stride = lanes_;
     tile.accumulate = true;
+    const auto& microkernel = source_row == 1 ? kernels_.microkernel[nv] : kernels_.microkernel_strided[nv];
     const int64_t parts = ceil_div(count, kernels_.max_rows[nv]);
     for (int64_t i = 0; i < parts; ++i) {
       const int64_t begin = part_start(count, parts, i), end = part_start(count, parts, i + 1);
-      tile.a = source + begin;
+      tile.a = source + begin * source_row;
       tile.c_tile = tiles + begin * lanes_;
-      kernels_.microkernel[nv][end - begin](tile);
+      microkernel[end - begin](tile);
     }
   }
 
