@@ -38,7 +38,8 @@ struct TileProblem {
   int64_t a_outer;
   int64_t b_outer;
   int64_t c_stride;
-  int64_t a_row;  // from row to row of a; microkernel_strided only
+  int64_t a_row;    // from row to row of a; microkernel_strided only
+  int64_t a_ahead;  // each step fetches what lies so far beyond its a; 0: nothing new
   int64_t outer;
   int64_t inner;
   bool accumulate;

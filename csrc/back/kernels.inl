@@ -22,7 +22,7 @@ enum class Rows { kBroadcast, kStrided };
 template <class scalar_t, int MR, int NV, Rows Kind>
 __attribute__((noinline)) void microkernel(const TileProblem<scalar_t>& p) {
   constexpr int L = kLanes<scalar_t>;
-  const int64_t a_row = Kind == Rows::kBroadcast ? 1 : p.a_row;
+  const int64_t a_row = Kind == Rows::kBroadcast ? 1 : p.a_row, a_ahead = p.a_ahead;
   Vec<scalar_t> acc[MR][NV] = {};
   const scalar_t* a_base = p.a;
   const scalar_t* b_base = p.b;
@@ -31,6 +31,7 @@ __attribute__((noinline)) void microkernel(const TileProblem<scalar_t>& p) {
     for (const KStep* s = p.steps; s != steps_end; ++s) {
       const scalar_t* a = a_base + s->a;
       const scalar_t* b = b_base + s->b;
+      __builtin_prefetch(a + a_ahead);
       Vec<scalar_t> bv[NV];
       TCE_UNROLL
       for (int v = 0; v < NV; ++v) bv[v] = load(b + v * L);

@@ -13,9 +13,10 @@
 //
 // Between K blocks the tiles stay in scratch: [panel][row][column][lanes]. Bias is their initial value.
 //
-// Where channels lie side by side (channels_last) nothing is transposed: sources are read where they lie, or,
-// with padding between their columns, from copies of their rows, [slot][width][c]; and a full panel's tiles
-// stand in the result itself. The order of the sums is the same, and so are the bits.
+// Sources without padding between their columns are read where they lie: planes by kernels of one column, each
+// step of a tile fetching the same one of the next tile; or channels_last, where nothing is transposed either. What
+// has padding is read from copies of its rows there, [slot][width][c]; and a full panel's tiles stand in the result
+// itself. The order of the sums is the same everywhere, and so are the bits.
 
 #include "correlate.h"
 
@@ -35,6 +36,9 @@ namespace {
 
 // Tables of steps that are kept: for the phases and bands of neighbouring rows.
 constexpr int64_t kStepTables = 16;
+// Panels that may read planes where they lie although few sets of the caches hold their lines together: each
+// panel fetches them anew.
+constexpr int64_t kFewPanels = 4, kFewSets = 16;
 
 // A kernel block with its axes.
 struct KernelBlock {
@@ -125,7 +129,7 @@ class Worker {
     bool packed;
     int64_t slot;  // from slot to slot, if packed
     int64_t rows;  // of a tile, at most
-    bool fetch;    // nothing of it has been read
+    bool fetch;    // pixels whose lines are fetched ahead, as nothing of them has been read
   };
 
   // The item's part of a band of a column phase.
@@ -160,8 +164,9 @@ class Worker {
   Source make_source(const KernelBlock& block, const RowSlots& rows, int64_t c0, int64_t channels) {
     TensorView<const scalar_t> x = c_.source;
     x.data += (item_.g * c_.C + c0) * x.stride[1];
-    if (const int64_t tile_rows = pixel_major_ ? rows_in_place(block, rows) : 0)
-      return {x.data, columns_in_place(block.cols), x.stride[3], 1, false, 0, tile_rows, true};
+    if (const int64_t tile_rows = pixel_major_ ? pixels_in_place(block, rows) : planes_in_place(block))
+      return {x.data,      columns_in_place(block.cols), x.stride[3], x.stride[1], false, 0, tile_rows,
+              pixel_major_};
     const bool dense = pixel_major_ && reads_all_columns(block.cols);
     SourceRuns columns = make_source_runs(block.cols, item_.col_first, item_.col_last, dense, &block.bands);
     int64_t pixel = 1, channel = 1;
@@ -182,7 +187,7 @@ class Worker {
 
   // How many pixels a tile may have that reads its sources where they lie, all of their lines together in L1;
   // 0: they have to be packed, as there is padding between them, or too few would fit.
-  int64_t rows_in_place(const KernelBlock& block, const RowSlots& rows) const {
+  int64_t pixels_in_place(const KernelBlock& block, const RowSlots& rows) const {
     const auto [sn, sc, sh, sw] = c_.source.stride;
     const Axis& axis = block.cols;
     const int64_t reach = c_.source_h * sh + (c_.source_w + cols_ * axis.source_step) * sw;
@@ -203,10 +208,31 @@ class Worker {
     return tile_rows;
   }
 
+  // The same of planes. With a stride kernels of several columns want neighbouring results to read side by side.
+  int64_t planes_in_place(const KernelBlock& block) const {
+    const auto [sn, sc, sh, sw] = c_.source.stride;
+    const Axis& axis = block.cols;
+    const bool anew = item_.panel_last - item_.panel_first > kFewPanels;
+    if ((max_taps(axis) > 1 && sw * axis.source_step != 1) ||
+        (anew && sets_hold(sc, sizeof(scalar_t)) < kFewSets))
+      return 0;
+    if (c_.source_h * sh + c_.source_w * sw > INT32_MAX) return 0;
+    return all_inside(axis, block.bands, item_.col_first, item_.col_last) ? kMaxRows : 0;
+  }
+
   static size_t max_taps(const Axis& axis) {
     size_t taps = 0;
     for (const Phase& phase : axis.phases) taps = std::max(taps, phase.taps.size());
     return taps;
+  }
+
+  // Whether any kernel row reaches a row: those of a gradient between the strides of a small kernel have none.
+  bool has_terms(int64_t row) const {
+    const Axis& axis = blocks_.front().rows;
+    if (axis.out_step == 1) return true;
+    const size_t phase = static_cast<size_t>(row % axis.out_size % axis.out_step);
+    return std::any_of(blocks_.begin(), blocks_.end(),
+                       [&](const KernelBlock& block) { return !block.rows.phases[phase].taps.empty(); });
   }
 
   // All tiles of one panel for one K block.
@@ -220,6 +246,10 @@ class Worker {
     const bool in_place =
         c_.out.stride[1] == 1 && valid == nv * kernels_.lanes && c_.subpixel.lanes() == 1 && !c_.stream;
     for (int64_t row = item_.row_first; row < item_.row_last; ++row) {
+      if (!has_terms(row)) {
+        if (last) fill_row(row, o0, valid);
+        continue;
+      }
       const int64_t kept = keep_tiles_ ? (panel - item_.panel_first) * (item_.row_last - item_.row_first) +
                                              row - item_.row_first
                                        : 0;
@@ -262,6 +292,7 @@ class Worker {
     for (int64_t i = 0; i < parts; ++i) {
       if (i == longer) mr = count / parts;
       left -= mr;
+      if (!source.packed && !pixel_major_) tile.a_ahead = (mr + std::min(mr, left) - 1) * tile.a_row;
       if (source.fetch) fetch_ahead(tile.a + mr * tile.a_row, tile, std::min(mr, left));
       microkernel[mr](tile);
       tile.a += mr * tile.a_row;
@@ -335,12 +366,25 @@ class Worker {
     }
   }
 
+  scalar_t bias_of(int64_t o) const {
+    return c_.bias ? c_.bias[(item_.g * c_.O + o) / c_.subpixel.lanes()] : scalar_t(0);
+  }
+
   void start_with_bias(const Tiles& tiles, int64_t o0, int64_t valid, int64_t panel) {
-    const int64_t lanes = c_.subpixel.lanes();
-    for (int64_t l = 0; l < panel; ++l) {
-      tiles.data[l] = l < valid ? c_.bias[(item_.g * c_.O + o0 + l) / lanes] : scalar_t(0);
-    }
+    for (int64_t l = 0; l < panel; ++l) tiles.data[l] = l < valid ? bias_of(o0 + l) : scalar_t(0);
     for (int64_t i = 1; i < cols_; ++i) std::copy_n(tiles.data, panel, tiles.data + i * tiles.stride);
+  }
+
+  // A row without terms: bias, or zero.
+  void fill_row(int64_t row, int64_t o0, int64_t valid) {
+    const auto [sn, sc, sh, sw] = c_.out.stride;
+    scalar_t* result = result_row(row) + o0 * sc;
+    for (int64_t i = 0; i < (sc == 1 ? cols_ : 0); ++i, result += sw) {
+      for (int64_t o = 0; o < valid; ++o) result[o] = bias_of(o0 + o);
+    }
+    for (int64_t o = 0; o < (sc == 1 ? 0 : valid); ++o, result += sc) {
+      for (int64_t i = 0; i < cols_; ++i) result[i * sw] = bias_of(o0 + o);
+    }
   }
 
   // Where the item's part of a row begins, in the group's first channel.

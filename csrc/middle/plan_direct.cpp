@@ -123,8 +123,10 @@ double plan_correlation(Plan& plan, const Kernels<scalar_t>& k, const Correlatio
     return std::min(slots_bound(h, rows), rows * most_h) * longest_line(width, es) *
            longest_line(plan.c_block, es);
   };
-  // A chunk larger than an image only pays where images are small; rows of one image share their sources.
-  int64_t wanted = std::max<int64_t>(1, kChunkPixels / std::max<int64_t>(1, plan.cols));
+  // A chunk larger than an image only pays where images are small; rows of one image share their sources. Those
+  // between the strides of a small kernel have no terms.
+  const int64_t step = s.is_forward ? 1 : s.h.stride, with_terms = std::min(step, s.h.kernel);
+  int64_t wanted = std::max<int64_t>(1, kChunkPixels * step / std::max<int64_t>(1, plan.cols * with_terms));
   if (out_h > 0 && wanted < out_h) wanted = balanced(out_h, wanted);
   const auto fit_rows = [&] {
     plan.rows = wanted;
@@ -223,10 +225,11 @@ double plan_grad_weight(Plan& plan, const Kernels<scalar_t>& k) {
 
 template <class scalar_t>
 double plan_direct(Plan& plan, const Kernels<scalar_t>& kernels) {
-  const bool in_place = plan.layout.channels_inner;
   if (plan.contraction == Contraction::kGradWeight) return plan_grad_weight(plan, kernels);
+  const bool pixels = plan.layout.channels_inner;
+  const bool in_place = pixels || (plan.geometry.kW == 1 && plan.geometry.padding_w == 0);
   return plan_correlation(plan, kernels, shape_of(plan)) +
-         plane_cycles(plan, in_place ? kRead : kCopied, in_place ? kInPlace : kFarStored) +
+         plane_cycles(plan, in_place ? kRead : kCopied, pixels ? kInPlace : kFarStored) +
          piece_cycles(plan, kDirectLine);
 }
 
