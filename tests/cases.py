@@ -41,6 +41,7 @@ CHANNELS = [
     conv("many_channels_several_k_blocks", (150, 5), (5, 6), 3, padding=1),
     conv("pointwise_1x1_many_channels", (600, 20), (3, 4), 1),
     conv("pointwise_1x1_wide_image", (5, 9), (13, 21), 1),
+    conv("pointwise_1x1_planes_a_page_apart", (17, 140), 32, 1, n=1),
     *(
         # oneDNN's report 6035: weight gradient of a 1x1 layer with stride 2 and few channels.
         conv(f"pointwise_1x1_stride_2_channels_{c}", (c, c), (6, 7), 1, stride=2)
