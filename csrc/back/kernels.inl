@@ -27,6 +27,12 @@ __attribute__((noinline)) void microkernel(const TileProblem<scalar_t>& p) {
   const scalar_t* a_base = p.a;
   const scalar_t* b_base = p.b;
   const KStep* const steps_end = p.steps + p.inner;
+  // The tile's lines arrive while the sum is made.
+  TCE_UNROLL
+  for (int i = 0; i < MR; ++i) {
+    TCE_UNROLL
+    for (int v = 0; v < NV; ++v) __builtin_prefetch(p.c_tile + i * p.c_stride + v * L, 1);
+  }
   for (int64_t o = 0; o < p.outer; ++o) {
     for (const KStep* s = p.steps; s != steps_end; ++s) {
       const scalar_t* a = a_base + s->a;
