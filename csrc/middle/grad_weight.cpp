@@ -65,7 +65,7 @@ class Worker {
         channels_(item.ci.end - item.ci.begin),
         nh_(item.kh.end - item.kh.begin),
         nw_(item.kw.end - item.kw.begin),
-        merged_(kernel_row_merges(g)),
+        merged_(kernel_row_merges(plan)),
         pixel_(merged_ ? channels_ : line_stride(channels_, sizeof(scalar_t))),
         rows_(forward_axis(g.oH, g.iH, item.kh, g.stride_h, g.padding_h, g.dilation_h)),
         cols_(forward_axis(g.oW, g.iW, item.kw, g.stride_w, g.padding_w, g.dilation_w)) {
@@ -101,7 +101,7 @@ class Worker {
   Source make_source(const RowSlots& rows, int64_t col_first, int64_t col_last) const {
     TensorView<const scalar_t> x = t_.a;
     x.data += (item_.g * g_.Ci + item_.ci.begin) * x.stride[1];
-    if (reads_source_in_place(rows, col_first, col_last))
+    if (reads_source_in_place(rows))
       return {x.data + rows.source[0].n * x.stride[0] + rows.source[0].position * x.stride[2],
               columns_in_place(cols_), x.stride[3], x.stride[1], false};
     SourceRuns columns = make_source_runs(cols_, col_first, col_last, merged_);
@@ -111,14 +111,10 @@ class Worker {
     return {source_, std::move(columns), pixel_, 1, true};
   }
 
-  // Whether the chunk's sources are read where they lie: they have no padding, a channel's pixels follow each
-  // other, and the channels of a tile find room in L1 together.
-  bool reads_source_in_place(const RowSlots& rows, int64_t col_first, int64_t col_last) const {
+  bool reads_source_in_place(const RowSlots& rows) const {
     const auto [sn, sc, sh, sw] = t_.a.stride;
-    if (merged_ || sw != 1 || rows.source.empty()) return false;
-    if (sets_hold(sc, sizeof(scalar_t)) < std::min<int64_t>(plan_.mr, channels_)) return false;
-    const int64_t reach = g_.N * sn + g_.iH * sh + g_.iW;
-    return reach <= INT32_MAX && all_inside(cols_, {{Band{{0, g_.oW}, {0, nw_}}}}, col_first, col_last);
+    return !merged_ && !rows.source.empty() && planes_in_place(plan_) &&
+           g_.N * sn + g_.iH * sh + g_.iW * sw <= INT32_MAX;
   }
 
   void sum_chunk(const RowSlots& rows, int64_t row_first, int64_t row_last, int64_t col_first,

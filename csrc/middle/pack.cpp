@@ -231,8 +231,8 @@ void pack_weight(const Kernels<scalar_t>& kernels, const WeightView<scalar_t>& w
     const bool joined = w.channel == taps;
     const int64_t calls = joined ? 1 : channels, run = joined ? channels * taps : taps;
     for (int64_t c = 0; c < calls; ++c) {
-      kernels.copy_2d({run, valid_lanes, 1, w.lane, panel_lanes, 1}, src + c * w.channel,
-                      dst + c * taps * panel_lanes);
+      kernels.copy_2d({run, valid_lanes, 1, w.lane, panel_lanes, 1, false, c + 4 < calls ? 4 * w.channel : 0},
+                      src + c * w.channel, dst + c * taps * panel_lanes);
     }
     return;
   }

@@ -70,8 +70,17 @@ bool batch_is_row(const ConvGeometry& g) {
   return is_pointwise(g) && g.iH == 1 && g.iW == 1;
 }
 
-bool kernel_row_merges(const ConvGeometry& g) {
-  return g.kW > 1 && g.dilation_w == 1 && g.stride_w <= std::min<int64_t>(g.kW, kKernelElements);
+bool planes_in_place(const Plan& plan) {
+  const ConvGeometry& g = plan.geometry;
+  const int64_t last = (g.oW - 1) * g.stride_w + (g.kW - 1) * g.dilation_w;
+  return plan.layout.columns_inner && g.padding_w == 0 && last < g.iW &&
+         sets_hold(g.iH * g.iW, plan.element_size) >= std::min<int64_t>(kMaxRows, g.Ci);
+}
+
+bool kernel_row_merges(const Plan& plan) {
+  const ConvGeometry& g = plan.geometry;
+  return g.kW > 1 && g.dilation_w == 1 && g.stride_w <= std::min<int64_t>(g.kW, kKernelElements) &&
+         !(g.Ci >= kMaxRows && planes_in_place(plan));
 }
 
 const char* name_of(Contraction contraction) {
@@ -208,11 +217,11 @@ const char* tile_text(const Plan& p) {
   switch (p.algorithm) {
     case Algorithm::kDirect:
       if (!weight) return "rows are pixels, lanes are result channels";
-      return kernel_row_merges(p.geometry) ? "rows are (kw, ci), lanes are co" : "rows are ci, lanes are co";
+      return kernel_row_merges(p) ? "rows are (kw, ci), lanes are co" : "rows are ci, lanes are co";
     case Algorithm::kWinograd:
       return weight ? "rows are ci, lanes are co" : "rows are tiles of pixels, lanes are result channels";
     case Algorithm::kExchanged:
-      return kernel_row_merges(p.geometry) ? "rows are (kw, co), lanes are ci" : "rows are co, lanes are ci";
+      return kernel_row_merges(p) ? "rows are (kw, co), lanes are ci" : "rows are co, lanes are ci";
     case Algorithm::kSubpixel:
       return "rows are results of stride 1, lanes are (channel, pixel of the stride)";
     case Algorithm::kPixels:

@@ -136,9 +136,13 @@ inline bool lanes_in_place(const Plan& plan) {
   return plan.layout.channels_inner && plan.geometry.Ci == 1 && plan.geometry.Co == 1;
 }
 
-// grad_weight: the elements (kw, ci) of a kernel row lie side by side in the packed
-// source, and a tile's rows run over both.
-bool kernel_row_merges(const ConvGeometry& geometry);
+// grad_weight: planes of X without padding between their columns are read where they lie, if L1 holds a line of
+// each row of a tile.
+bool planes_in_place(const Plan& plan);
+
+// grad_weight: the elements (kw, ci) of a kernel row lie side by side in the packed source, and a tile's rows run
+// over both.
+bool kernel_row_merges(const Plan& plan);
 
 // The plan as text, for people.
 std::string describe(const Plan& plan);

@@ -171,7 +171,7 @@ template <class scalar_t>
 double plan_grad_weight(Plan& plan, const Kernels<scalar_t>& k) {
   const ConvGeometry& g = plan.geometry;
   const int es = plan.element_size;
-  const bool merged = kernel_row_merges(g);
+  const bool merged = kernel_row_merges(plan);
   plan.cols = balanced(g.oW, kSumPixels);
   plan.rows = std::max<int64_t>(1, kSumPixels / std::max<int64_t>(1, plan.cols));
   if (g.oH > 0 && plan.rows < g.oH) plan.rows = balanced(g.oH, plan.rows);
@@ -210,15 +210,12 @@ double plan_grad_weight(Plan& plan, const Kernels<scalar_t>& k) {
   // A kernel row of all channels, or one kernel element of them, is one run of tile rows.
   const int64_t runs = g.kH * (merged ? ceil_div(g.kW, plan.kw_block) : g.kW);
   const Move& move = plan.layout.channels_inner ? kCopied : g.G > 1 ? kTransposed : kFarTransposed;
-  // Of dense planes (grad_weight.cpp: reads_source_in_place).
-  const bool source_in_place = !plan.layout.channels_inner && !merged && g.padding_w == 0 &&
-                               (g.oW - 1) * g.stride_w + (g.kW - 1) * g.dilation_w < g.iW &&
-                               sets_hold(g.iH * g.iW, es) >= std::min<int64_t>(plan.mr, g.Ci);
   const AxisShape h{g.oH, g.iH, g.kH, g.stride_h, g.dilation_h, g.padding_h};
   const AxisShape w{g.oW, g.iW, g.kW, g.stride_w, g.dilation_w, g.padding_w};
   const double met = met_of(true, h, 1).share * (merged ? 1.0 : met_of(true, w, 1).share);
   return pixel_cycles * met * static_cast<double>(g.oH * g.oW) * static_cast<double>(runs) +
-         plane_cycles(plan, source_in_place ? kRead : move, move) + piece_cycles(plan, kDirectLine);
+         plane_cycles(plan, !merged && planes_in_place(plan) ? kRead : move, move) +
+         piece_cycles(plan, kDirectLine);
 }
 
 }  // namespace
