@@ -37,6 +37,7 @@ CHANNELS = [
     conv("co_300_several_cache_blocks", (2, 300), (3, 4), 3, padding=1),
     conv("ci_1_gray_image", (1, 6), (8, 9), 5, padding=2),
     conv("ci_3_first_layer_7x7_stride_2", (3, 8), (15, 17), 7, stride=2, padding=3),
+    conv("ci_3_patches_14x14_several_k_blocks", (3, 40), (29, 45), 14, stride=14),
     conv("ci_33_one_past_two_vectors", (33, 4), (4, 5), 3, padding=1),
     conv("many_channels_several_k_blocks", (150, 5), (5, 6), 3, padding=1),
     conv("pointwise_1x1_many_channels", (600, 20), (3, 4), 1),

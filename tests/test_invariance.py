@@ -35,6 +35,7 @@ LARGER = [
 
 PAST_THE_CACHES = [
     conv("past_the_caches_dense", (64, 64), 64, 1, n=15),
+    conv("past_the_caches_several_k_blocks", (64, 64), 64, (1, 6), padding=(0, 3), n=15),
     conv("past_the_caches_groups", (2, 2), 64, 3, padding=1, groups=32, n=15),
     conv("past_the_caches_depthwise", (1, 1), 64, 3, padding=1, groups=60, n=15),
     conv("past_the_caches_odd", (1, 1), (61, 63), 3, padding=1, groups=63, n=16),
@@ -44,6 +45,8 @@ PAST_THE_CACHES = [
 VECTORS_OF_CHANNELS = [
     conv("full_vectors", (64, 64), (9, 11), 3, padding=1, n=1),
     conv("nearly_full_vectors", (95, 96), (7, 9), 3, stride=2, padding=1),
+    conv("few_channels", (3, 64), (13, 15), 3, padding=1),
+    conv("patches_several_k_blocks", (3, 80), (45, 61), 14, stride=14),
     conv("full_vectors_in_groups", (32, 80), (8, 8), 3, padding=2, dilation=2, groups=2),
 ]
 

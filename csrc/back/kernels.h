@@ -18,14 +18,14 @@ struct KStep {
 
 // The contract of a microkernel of size mr x nr, with nr = nv * lanes:
 //
-//   c_tile[i * c_stride + j] (+)= sum over o < outer, s < inner of
+//   c_tile[i * c_stride + j] = start[i * start_row + j] + sum over o < outer, s < inner of
 //       a[o * a_outer + steps[s].a + i] * b[o * b_outer + steps[s].b + j]        0 <= i < mr, 0 <= j < nr
 //
 //        b (nr wide) ->
 //      +------------------+    The tile stays in registers for the whole sum. Row i is one value of a,
-//   a  | c_tile: mr rows  |    broadcast; the columns are lanes. The sum starts from zero and is added to
-//      | of nv vectors    |    the tile once (blocked summation). With accumulate = false the tile is
-//      +------------------+    overwritten and may hold NaN before.
+//   a  | c_tile: mr rows  |    broadcast; the columns are lanes. The sum starts from zero, and `start` is
+//      | of nv vectors    |    added to it once (blocked summation): the tile itself, or what begins it.
+//      +------------------+
 //
 // Order of the sum: o outermost, then s. It depends on nothing else, so neither mr
 // nor nv changes a bit of the result.
@@ -42,7 +42,9 @@ struct TileProblem {
   int64_t a_ahead;  // each step fetches what lies so far beyond its a; 0: nothing new
   int64_t outer;
   int64_t inner;
-  bool accumulate;
+  const scalar_t* start;  // null: 0
+  int64_t start_row;
+  bool stream;  // write past the caches, to aligned addresses; finish_streams is the caller's
 };
 
 template <class scalar_t>

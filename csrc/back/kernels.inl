@@ -53,12 +53,21 @@ __attribute__((noinline)) void microkernel(const TileProblem<scalar_t>& p) {
   // Copies: a store through c_tile could change p, for all the compiler knows.
   scalar_t* const c_tile = p.c_tile;
   const int64_t c_stride = p.c_stride;
-  if (p.accumulate) {
+  if (const scalar_t* const start = p.start) {
+    const int64_t start_row = p.start_row;
     TCE_UNROLL
     for (int i = 0; i < MR; ++i) {
       TCE_UNROLL
-      for (int v = 0; v < NV; ++v) acc[i][v] += load(c_tile + i * c_stride + v * L);
+      for (int v = 0; v < NV; ++v) acc[i][v] += load(start + i * start_row + v * L);
     }
+  }
+  if (p.stream) {
+    TCE_UNROLL
+    for (int i = 0; i < MR; ++i) {
+      TCE_UNROLL
+      for (int v = 0; v < NV; ++v) stream(c_tile + i * c_stride + v * L, acc[i][v]);
+    }
+    return;
   }
   TCE_UNROLL
   for (int i = 0; i < MR; ++i) {

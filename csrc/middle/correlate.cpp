@@ -13,6 +13,9 @@
 //
 // Between K blocks the tiles stay in scratch: [panel][row][column][lanes]. Bias is their initial value.
 //
+// Few channels (kThinChannels) are not the microkernel's outer loop: the steps count them, innermost, in the order
+// in which channels_last has them.
+//
 // Sources without padding between their columns are read where they lie: planes by kernels of one column, each
 // step of a tile fetching the same one of the next tile; or channels_last, where nothing is transposed either. What
 // has padding is read from copies of its rows there, [slot][width][c]; and a full panel's tiles stand in the result
@@ -83,7 +86,9 @@ class Worker {
         scratch_(plan.scratch_bytes),
         lanes_(plan.panel_lanes()),
         cols_(item.col_last - item.col_first),
-        pixel_major_(c.source.stride[1] == 1) {
+        pixel_major_(c.source.stride[1] == 1),
+        joined_(c.C <= kThinChannels),
+        streams_(c.stream && is_aligned(c.out)) {
     source_ = scratch_.take_bytes<scalar_t>(plan.source_bytes);
     weight_ = scratch_.take_bytes<scalar_t>(plan.weight_bytes);
     tiles_ = scratch_.take_bytes<scalar_t>(plan.tile_bytes);
@@ -110,33 +115,39 @@ class Worker {
         c0 += plan_.c_block;
       } while (c0 < c_.C);
     }
+    if (streams_) kernels_.finish_streams();
   }
 
  private:
-  // Where the pixels of a row lie, in scratch or in the result.
-  struct Tiles {
-    scalar_t* data;
+  // Where the pixels of a row lie, in scratch or in the result; or what begins them: the bias, with stride 0,
+  // or nothing.
+  template <class T>
+  struct Line {
+    T* data;
     int64_t stride;
   };
+  using Tiles = Line<scalar_t>;
+  using Start = Line<const scalar_t>;
 
   // The sources of a K block, packed or where they lie: channel c of result column j, tap u, is at
   //
-  //   data + (of the row's slot) + (columns.start[phase][u] + j * columns.out_step) * pixel + c * channel
+  //   data + slot[of the row] + (columns.start[phase][u] + j * columns.out_step) * pixel + c * channel
   struct Source {
     const scalar_t* data;
     SourceRuns columns;
     int64_t pixel, channel;
-    bool packed;
-    int64_t slot;  // from slot to slot, if packed
+    std::vector<int64_t> slot;
     int64_t rows;  // of a tile, at most
     bool fetch;    // pixels whose lines are fetched ahead, as nothing of them has been read
+    bool planes;   // that lie so: each step fetches what the next tile reads
   };
 
   // The item's part of a band of a column phase.
   struct Span {
     size_t phase, band;
     KRange j;
-    int64_t column;  // of j.begin, from the item's first
+    int64_t column;               // of j.begin, from the item's first
+    int64_t tiles, longer, rows;  // its tiles: so many of rows + 1 pixels, the others of `rows`
   };
 
   void make_spans(const KernelBlock& block) {
@@ -146,7 +157,8 @@ class Worker {
       const KRange columns = phase_range(first, step, item_.col_first, item_.col_last);
       for (size_t band = 0; band < block.bands[phase].size(); ++band) {
         const KRange j = intersection(block.bands[phase][band].j, columns);
-        if (j.begin < j.end) spans_.push_back({phase, band, j, first + j.begin * step - item_.col_first});
+        if (j.begin < j.end)
+          spans_.push_back({phase, band, j, first + j.begin * step - item_.col_first, 0, 0, 0});
       }
     }
   }
@@ -156,7 +168,7 @@ class Worker {
     std::vector<KStep> step;
     int64_t first;                // offset of the row's first source row
     int64_t panel = 0;            // lanes; 0: none
-    std::array<int64_t, 4> kind;  // row phase, column phase, band, distance of slots
+    std::array<int64_t, 4> kind;  // row phase, column phase, band, distance of pixels
     std::vector<int64_t> row;     // [row tap] offset of its source row from the first, or kAbsent
   };
   static constexpr int64_t kAbsent = INT64_MIN;
@@ -165,8 +177,8 @@ class Worker {
     TensorView<const scalar_t> x = c_.source;
     x.data += (item_.g * c_.C + c0) * x.stride[1];
     if (const int64_t tile_rows = pixel_major_ ? pixels_in_place(block, rows) : planes_in_place(block))
-      return {x.data,      columns_in_place(block.cols), x.stride[3], x.stride[1], false, 0, tile_rows,
-              pixel_major_};
+      return {x.data,    columns_in_place(block.cols), x.stride[3],  x.stride[1], slots_in_place(rows),
+              tile_rows, pixel_major_ && !joined_,     !pixel_major_};
     const bool dense = pixel_major_ && reads_all_columns(block.cols);
     SourceRuns columns = make_source_runs(block.cols, item_.col_first, item_.col_last, dense, &block.bands);
     int64_t pixel = 1, channel = 1;
@@ -182,7 +194,17 @@ class Worker {
     } else {
       pack_channel_major(kernels_, x, channels, c_.source_w, rows, columns, source_);
     }
-    return {source_, std::move(columns), pixel, channel, true, slot, kMaxRows, false};
+    std::vector<int64_t> slots(rows.source.size());
+    for (size_t i = 0; i < slots.size(); ++i) slots[i] = static_cast<int64_t>(i) * slot;
+    return {source_, std::move(columns), pixel, channel, std::move(slots), kMaxRows, false, false};
+  }
+
+  std::vector<int64_t> slots_in_place(const RowSlots& rows) const {
+    std::vector<int64_t> slots;
+    slots.reserve(rows.source.size());
+    for (const RowSlots::Source& at : rows.source)
+      slots.push_back(at.n * c_.source.stride[0] + at.position * c_.source.stride[2]);
+    return slots;
   }
 
   // How many pixels a tile may have that reads its sources where they lie, all of their lines together in L1;
@@ -216,7 +238,7 @@ class Worker {
     if ((max_taps(axis) > 1 && sw * axis.source_step != 1) ||
         (anew && sets_hold(sc, sizeof(scalar_t)) < kFewSets))
       return 0;
-    if (c_.source_h * sh + c_.source_w * sw > INT32_MAX) return 0;
+    if (c_.source_h * sh + c_.source_w * sw + (joined_ ? c_.C * sc : 0) > INT32_MAX) return 0;
     return all_inside(axis, block.bands, item_.col_first, item_.col_last) ? kMaxRows : 0;
   }
 
@@ -243,8 +265,15 @@ class Worker {
     const int nv = static_cast<int>(ceil_div(valid, kernels_.lanes));
     pack_panel_weight(block, o0, valid, nv * kernels_.lanes, c0, channels);
 
-    const bool in_place =
-        c_.out.stride[1] == 1 && valid == nv * kernels_.lanes && c_.subpixel.lanes() == 1 && !c_.stream;
+    // Results that are not to be read again stand in scratch until their last sum.
+    const bool whole = c_.out.stride[1] == 1 && valid == nv * kernels_.lanes && c_.subpixel.lanes() == 1;
+    const bool in_place = whole && (last || !streams_);
+    if (first && c_.bias) load_bias(o0, valid);
+    for (Span& span : spans_) {
+      const int64_t count = span.j.end - span.j.begin;
+      span.tiles = ceil_div(count, std::min<int64_t>(source.rows, kernels_.max_rows[nv]));
+      span.longer = count % span.tiles, span.rows = count / span.tiles;
+    }
     for (int64_t row = item_.row_first; row < item_.row_last; ++row) {
       if (!has_terms(row)) {
         if (last) fill_row(row, o0, valid);
@@ -254,73 +283,79 @@ class Worker {
                                              row - item_.row_first
                                        : 0;
       Tiles tiles{tiles_ + kept * cols_ * lanes_, lanes_};
+      Start start{tiles.data, tiles.stride};
       if (in_place) tiles = {result_row(row) + o0, c_.out.stride[3]};
-      if (first && c_.bias) start_with_bias(tiles, o0, valid, nv * kernels_.lanes);
+      if (whole && !streams_) start = {tiles.data, tiles.stride};
+      if (first) start = {c_.bias ? bias_.data() : nullptr, 0};
       for (const Span& span : spans_)
-        run_span(block, rows, source, row, span, nv, channels, !first || c_.bias, tiles);
+        run_span(block, rows, source, row, span, nv, channels, start, tiles, in_place);
       if (last && !in_place) store_row(tiles.data, row, o0, valid);
     }
   }
 
   // The tiles of one row and one span.
   void run_span(const KernelBlock& block, const RowSlots& rows, const Source& source, int64_t row,
-                const Span& span, int nv, int64_t channels, bool accumulate, const Tiles& tiles) {
+                const Span& span, int nv, int64_t channels, const Start& start, const Tiles& tiles,
+                bool in_place) {
     const Axis& axis = block.cols;
-    const int64_t count = span.j.end - span.j.begin, panel = nv * kernels_.lanes;
-    const Steps& steps = make_steps(block, rows, source, row, span, panel);
+    const int64_t panel = nv * kernels_.lanes;
+    const Steps& steps = make_steps(block, rows, source, row, span, panel, channels);
     const scalar_t* data = source.data + steps.first;
 
-    if (steps.step.empty() && accumulate) return;  // no term here (strided grad_input)
+    if (steps.step.empty() && start.data == tiles.data) return;  // no term here (strided grad_input)
 
     TileProblem<scalar_t> tile = {};
     tile.steps = steps.step.data();
     tile.inner = static_cast<int64_t>(steps.step.size());
-    tile.outer = channels;
+    tile.outer = joined_ ? 1 : channels;
     tile.b = weight_;
     tile.a_row = source.columns.out_step * source.pixel;
     tile.a_outer = source.channel;
-    tile.b_outer = block.taps() * panel;
+    tile.b_outer = packed_.channel;
     tile.c_stride = axis.out_step * tiles.stride;
-    tile.accumulate = accumulate;
+    tile.start_row = axis.out_step * start.stride;
+    tile.stream = in_place && streams_;
     const auto& microkernel = tile.a_row == 1 ? kernels_.microkernel[nv] : kernels_.microkernel_strided[nv];
     tile.a = data + span.j.begin * tile.a_row;
     tile.c_tile = tiles.data + span.column * tiles.stride;
-    // Tiles that differ by one row at most, the longer ones first.
-    const int64_t parts = ceil_div(count, std::min<int64_t>(source.rows, kernels_.max_rows[nv]));
-    const int64_t longer = count % parts;
-    int64_t mr = count / parts + (longer > 0), left = count;
-    for (int64_t i = 0; i < parts; ++i) {
-      if (i == longer) mr = count / parts;
-      left -= mr;
-      if (!source.packed && !pixel_major_) tile.a_ahead = (mr + std::min(mr, left) - 1) * tile.a_row;
-      if (source.fetch) fetch_ahead(tile.a + mr * tile.a_row, tile, std::min(mr, left));
+    tile.start = start.data ? start.data + span.column * start.stride : nullptr;
+    // Few channels do not hide that the result's lines come from memory.
+    const bool fetch = joined_ && in_place && !streams_;
+    for (int64_t i = 0; i < span.tiles; ++i) {
+      const int64_t mr = span.rows + (i < span.longer);
+      const int64_t next = i + 1 < span.tiles ? span.rows + (i + 1 < span.longer) : 0;
+      if (source.planes) tile.a_ahead = (mr + next - 1) * tile.a_row;
+      if (source.fetch) fetch_ahead<0>(tile.a + mr * tile.a_row, tile.a_row, tile.outer, next);
+      if (fetch && next) fetch_ahead<1>(tile.c_tile + mr * tile.c_stride, tile.c_stride, panel, next);
+      if (fetch && !next) {
+        const scalar_t* below = tiles.data + span.column * tiles.stride + c_.out.stride[2];
+        fetch_ahead<1>(below, tile.c_stride, panel, span.rows + (span.longer > 0));
+      }
       microkernel[mr](tile);
       tile.a += mr * tile.a_row;
       tile.c_tile += mr * tile.c_stride;
+      if (tile.start) tile.start += mr * tile.start_row;
     }
   }
 
-  // Fetches the sources of the next `pixels` pixels, whose lines lie too far apart for the processor to know.
-  void fetch_ahead(const scalar_t* pixel, const TileProblem<scalar_t>& tile, int64_t pixels) const {
-    for (int64_t i = 0; i < pixels; ++i, pixel += tile.a_row) {
-      for (int64_t c = 0; c < tile.outer; c += 64 / static_cast<int64_t>(sizeof(scalar_t)))
-        __builtin_prefetch(pixel + c, 0, 2);
+  // Fetches `length` elements of each of the next `pixels` pixels, whose lines lie too far apart for the processor to
+  // know; Write: into L1, to be written.
+  template <int Write>
+  static void fetch_ahead(const scalar_t* pixel, int64_t step, int64_t length, int64_t pixels) {
+    for (int64_t i = 0; i < pixels; ++i, pixel += step) {
+      for (int64_t l = 0; l < length; l += 64 / static_cast<int64_t>(sizeof(scalar_t)))
+        __builtin_prefetch(pixel + l, Write, Write ? 3 : 2);
     }
   }
 
   // The steps of one row and one band. Rows of one phase mostly have the same ones.
   const Steps& make_steps(const KernelBlock& block, const RowSlots& rows, const Source& source, int64_t row,
-                          const Span& span, int64_t panel) {
+                          const Span& span, int64_t panel, int64_t channels) {
     const int64_t row_phase = (row % block.rows.out_size) % block.rows.out_step;
     const std::vector<Tap>& row_taps = block.rows.phases[static_cast<size_t>(row_phase)].taps;
     const int32_t* slots = &rows.slot[(row - item_.row_first) * rows.max_taps];
-    const auto offset = [&](int32_t slot) {
-      const RowSlots::Source& at = rows.source[slot];
-      return source.packed ? slot * source.slot
-                           : at.n * c_.source.stride[0] + at.position * c_.source.stride[2];
-    };
     const std::array<int64_t, 4> kind{row_phase, static_cast<int64_t>(span.phase),
-                                      static_cast<int64_t>(span.band), source.slot};
+                                      static_cast<int64_t>(span.band), source.pixel};
     Steps& steps = steps_[static_cast<size_t>((2 * row_phase + kind[1]) * 3 + kind[2]) % steps_.size()];
     bool same = steps.panel == panel && steps.kind == kind;
     steps.row.resize(row_taps.size());
@@ -328,8 +363,9 @@ class Worker {
     for (size_t t = 0; t < row_taps.size(); ++t) {
       int64_t at = kAbsent;
       if (slots[t] >= 0) {
-        if (steps.first < 0) steps.first = offset(slots[t]);
-        at = offset(slots[t]) - steps.first;
+        at = source.slot[static_cast<size_t>(slots[t])];
+        if (steps.first < 0) steps.first = at;
+        at -= steps.first;
       }
       same = same && steps.row[t] == at;
       steps.row[t] = at;
@@ -346,9 +382,10 @@ class Worker {
       if (slots[t] < 0) continue;
       for (size_t u = static_cast<size_t>(live.begin); u < static_cast<size_t>(live.end); ++u) {
         const int64_t tap = (row_taps[t].k - block.kh.begin) * nw + taps[u].k - block.kw.begin;
-        steps.step.push_back(
-            {static_cast<int32_t>(steps.row[t] + source.columns.start[span.phase][u] * source.pixel),
-             static_cast<int32_t>(tap * panel)});
+        const int64_t a = steps.row[t] + source.columns.start[span.phase][u] * source.pixel;
+        for (int64_t c = 0; c < (joined_ ? channels : 1); ++c)
+          steps.step.push_back({static_cast<int32_t>(a + c * source.channel),
+                                static_cast<int32_t>(tap * packed_.tap + c * packed_.channel)});
       }
     }
     return steps;
@@ -360,9 +397,12 @@ class Worker {
     w.data += item_.g * c_.weight_group + c0 * w.channel;
     if (c_.subpixel.lanes() > 1) {
       pack_subpixel_weight(kernels_, w, c_.subpixel, o0, valid, panel, channels, block.kh, block.kw, weight_);
+      packed_ = {panel, block.taps() * panel};
     } else {
       w.data += o0 * w.lane;
-      pack_weight(kernels_, w, valid, panel, channels, block.kh, block.kw, weight_);
+      // The next panel's, if there is one.
+      const int64_t ahead = o0 + valid < c_.O ? valid * w.lane : 0;
+      packed_ = pack_terms(kernels_, w, valid, panel, channels, block.kh, block.kw, weight_, ahead);
     }
   }
 
@@ -370,9 +410,18 @@ class Worker {
     return c_.bias ? c_.bias[(item_.g * c_.O + o) / c_.subpixel.lanes()] : scalar_t(0);
   }
 
-  void start_with_bias(const Tiles& tiles, int64_t o0, int64_t valid, int64_t panel) {
-    for (int64_t l = 0; l < panel; ++l) tiles.data[l] = l < valid ? bias_of(o0 + l) : scalar_t(0);
-    for (int64_t i = 1; i < cols_; ++i) std::copy_n(tiles.data, panel, tiles.data + i * tiles.stride);
+  void load_bias(int64_t o0, int64_t valid) {
+    bias_.assign(lanes_, scalar_t(0));
+    for (int64_t l = 0; l < valid; ++l) bias_[l] = bias_of(o0 + l);
+  }
+
+  // Whether all vectors of the result's panels are aligned.
+  bool is_aligned(const TensorView<scalar_t>& out) const {
+    const auto [sn, sc, sh, sw] = out.stride;
+    const int64_t lanes = kernels_.lanes;
+    const uintptr_t first = reinterpret_cast<uintptr_t>(out.data + item_.g * c_.O * sc);
+    return sc == 1 && sw % lanes == 0 && sh % lanes == 0 && sn % lanes == 0 &&
+           first % (lanes * sizeof(scalar_t)) == 0;
   }
 
   // A row without terms: bias, or zero.
@@ -417,8 +466,12 @@ class Worker {
   const int64_t lanes_;  // of a panel
   const int64_t cols_;
   const bool pixel_major_;  // how sources are read (pack.h)
+  const bool joined_;       // a tile's steps count the channels, too
+  const bool streams_;      // tiles of full panels are written past the caches
   scalar_t *source_, *weight_, *tiles_;
-  std::vector<Span> spans_;  // of the kernel block
+  PackedTerms packed_;
+  std::vector<scalar_t> bias_;  // of the panel
+  std::vector<Span> spans_;     // of the kernel block
   std::array<Steps, kStepTables> steps_;
   bool keep_tiles_;
 };

@@ -1,7 +1,7 @@
 // grad_weight: dW[co, ci, kh, kw] = sum over n, oh, ow of  dY[n, co, oh, ow] * X[n, ci, ih, iw]
 //     with ih = oh*stride_h - padding_h + kh*dilation_h,  iw = ow*stride_w - padding_w + kw*dilation_w
 //
-// Lanes are co, a tile's rows are neighbouring (kw, ci) or ci of the pixel-major source, the
+// Lanes are co (few co: Plan::turned), a tile's rows are neighbouring (kw, ci) or ci of the pixel-major source, the
 // sum runs over pixels: the same microkernel as forward's, with the roles of sum and rows
 // exchanged. No im2col: a pixel is an offset.
 //
@@ -40,6 +40,8 @@ namespace {
 // dY is read where it lies (channels_last) for few tiles, which would not repay its packing; not where a group
 // has a small part of a pixel, and pixels lie a round number of lines apart, in few sets of L1.
 constexpr int64_t kReads = 16, kSpread = 4;
+// A chunk of dY up to this size leaves what is fetched for the next one in L2.
+constexpr int64_t kStaysBytes = 256 * 1024;
 
 struct Item {
   int64_t g;
@@ -76,8 +78,9 @@ class Worker {
   }
 
   void run() {
-    std::fill(tiles_, tiles_ + (item_.panel_last - item_.panel_first) * nh_ * nw_ * channels_ * lanes_,
-              scalar_t(0));
+    const int64_t rows = plan_.turned ? nh_ * g_.Co : nh_ * nw_ * channels_;
+    const int64_t row = plan_.turned ? row_lanes() : (item_.panel_last - item_.panel_first) * lanes_;
+    std::fill(tiles_, tiles_ + rows * row, scalar_t(0));
     for (int64_t row = item_.rows.begin; row < item_.rows.end; row += plan_.rows) {
       const int64_t row_last = std::min(item_.rows.end, row + plan_.rows);
       const RowSlots rows = make_row_slots(rows_, row, row_last);
@@ -101,7 +104,7 @@ class Worker {
   Source make_source(const RowSlots& rows, int64_t col_first, int64_t col_last) const {
     TensorView<const scalar_t> x = t_.a;
     x.data += (item_.g * g_.Ci + item_.ci.begin) * x.stride[1];
-    if (reads_source_in_place(rows))
+    if (reads_source_in_place(rows, col_first, col_last))
       return {x.data + rows.source[0].n * x.stride[0] + rows.source[0].position * x.stride[2],
               columns_in_place(cols_), x.stride[3], x.stride[1], false};
     SourceRuns columns = make_source_runs(cols_, col_first, col_last, merged_);
@@ -111,10 +114,14 @@ class Worker {
     return {source_, std::move(columns), pixel_, 1, true};
   }
 
-  bool reads_source_in_place(const RowSlots& rows) const {
+  // Whether the chunk's sources are read where they lie: planes; or kernel rows, merged without padding.
+  bool reads_source_in_place(const RowSlots& rows, int64_t col_first, int64_t col_last) const {
     const auto [sn, sc, sh, sw] = t_.a.stride;
-    return !merged_ && !rows.source.empty() && planes_in_place(plan_) &&
-           g_.N * sn + g_.iH * sh + g_.iW * sw <= INT32_MAX;
+    if (plan_.turned || rows.source.empty()) return false;  // turned, vectors would reach beyond the tensor
+    if (g_.N * sn + g_.iH * sh + g_.iW * sw > INT32_MAX) return false;
+    if (!merged_) return planes_in_place(plan_);
+    return sc == 1 && sw == channels_ &&
+           all_inside(cols_, {{Band{{0, g_.oW}, {0, nw_}}}}, col_first, col_last);
   }
 
   void sum_chunk(const RowSlots& rows, int64_t row_first, int64_t row_last, int64_t col_first,
@@ -124,9 +131,7 @@ class Worker {
     // The runs count columns from the image's first; steps count from the chunk's.
     const int64_t shift = col_first * source.columns.out_step;
     const bool in_place = reads_in_place(row_first, row_last, col_last);
-    for (int64_t p = item_.panel_first; p < item_.panel_last && !in_place; ++p) {
-      pack_dy(p, row_first, row_last, col_first, col_last, dy_ + (p - item_.panel_first) * pixels * lanes_);
-    }
+    if (!in_place) pack_dy(row_first, row_last, col_first, col_last);
     for (int64_t h = 0; h < nh_; ++h) {
       KRange made{0, 0};
       int64_t inner = 0;
@@ -140,6 +145,10 @@ class Worker {
           const int64_t run = ((p - item_.panel_first) * nh_ + h) * nw_ + w;
           const scalar_t* dy = in_place ? dy_row(row_first) + p * lanes_ + col_first * t_.b.stride[3]
                                         : dy_ + (p - item_.panel_first) * pixels * lanes_;
+          if (plan_.turned) {
+            sum_turned(first, dy, inner, tiles_ + h * g_.Co * row_lanes());
+            continue;
+          }
           sum_tiles(p, first, source.channel, dy, inner, merged_ ? nw_ * channels_ : channels_,
                     tiles_ + run * channels_ * lanes_);
         }
@@ -183,13 +192,38 @@ class Worker {
     return true;
   }
 
+  // dy_[panel][pixel][lanes].
+  void pack_dy(int64_t row_first, int64_t row_last, int64_t col_first, int64_t col_last) {
+    const int64_t pixels = (row_last - row_first) * (col_last - col_first);
+    int64_t p = item_.panel_first;
+    // Where channels lie side by side, those of a pixel's whole panels are read at once.
+    const int64_t whole = std::min(item_.panel_last, g_.Co / lanes_) - p;
+    if (t_.b.stride[1] == 1 && whole > 1) {
+      scalar_t* dst = dy_;
+      for (int64_t row = row_first; row < row_last; ++row) {
+        const scalar_t* src = dy_row(row) + p * lanes_ + col_first * t_.b.stride[3];
+        for (int64_t col = col_first; col < col_last; ++col, src += t_.b.stride[3], dst += lanes_)
+          kernels_.copy_2d({whole, lanes_, lanes_, 1, pixels * lanes_, 1}, src, dst);
+      }
+      p += whole;
+    }
+    for (; p < item_.panel_last; ++p)
+      pack_panel(p, row_first, row_last, col_first, col_last,
+                 dy_ + (p - item_.panel_first) * pixels * lanes_);
+  }
+
   // dst[pixel][lanes] of one panel.
-  void pack_dy(int64_t panel, int64_t row_first, int64_t row_last, int64_t col_first, int64_t col_last,
-               scalar_t* dst) {
+  void pack_panel(int64_t panel, int64_t row_first, int64_t row_last, int64_t col_first, int64_t col_last,
+                  scalar_t* dst) {
     const auto [sn, sc, sh, sw] = t_.b.stride;
     const int64_t o0 = panel * lanes_, valid = std::min(lanes_, g_.Co - o0), cols = col_last - col_first;
-    const int64_t ahead = cols < g_.oW ? plan_.cols * sw : plan_.rows * sh;
-    if (valid < lanes_) std::fill(dst, dst + (row_last - row_first) * cols * lanes_, scalar_t(0));
+    const int64_t pixels = (row_last - row_first) * cols;
+    // Fetched meanwhile: the next chunk, or if that would not stay in L2, the next panel.
+    int64_t ahead = cols < g_.oW ? plan_.cols * sw : plan_.rows * sh;
+    if ((item_.panel_last - item_.panel_first) * pixels * lanes_ * static_cast<int64_t>(sizeof(scalar_t)) >
+        kStaysBytes)
+      ahead = panel + 1 < item_.panel_last ? lanes_ * sc : 0;
+    if (valid < lanes_) std::fill(dst, dst + pixels * lanes_, scalar_t(0));
     for (int64_t row = row_first; row < row_last; ++row, dst += cols * lanes_) {
       kernels_.copy_2d({cols, valid, sw, sc, lanes_, 1, false, ahead}, dy_row(row) + o0 * sc + col_first * sw,
                        dst);
@@ -210,6 +244,7 @@ class Worker {
       for (int64_t i = met.begin; i < met.end; ++i, ++step) {
         step->a = static_cast<int32_t>(line + i * source.columns.out_step * source.pixel);
         step->b = static_cast<int32_t>(first + i * pixel);
+        if (plan_.turned) std::swap(step->a, step->b);
       }
     }
     return step - steps_;
@@ -225,18 +260,46 @@ class Worker {
     tile.inner = inner;
     tile.outer = 1;
     tile.c_stride = lanes_;
-    tile.accumulate = true;
+    tile.start_row = lanes_;
     const auto& microkernel = source_row == 1 ? kernels_.microkernel[nv] : kernels_.microkernel_strided[nv];
     const int64_t parts = ceil_div(count, kernels_.max_rows[nv]);
     for (int64_t i = 0; i < parts; ++i) {
       const int64_t begin = part_start(count, parts, i), end = part_start(count, parts, i + 1);
       tile.a = source + begin * source_row;
-      tile.c_tile = tiles + begin * lanes_;
+      tile.start = tile.c_tile = tiles + begin * lanes_;
       microkernel[end - begin](tile);
     }
   }
 
+  // Lanes of a kernel row's elements (kw, ci), in whole vectors.
+  int64_t row_lanes() const { return ceil_div(nw_ * channels_, kernels_.lanes) * kernels_.lanes; }
+
+  // A kernel row: tile[co][(kw, ci)].
+  void sum_turned(const scalar_t* source, const scalar_t* dy, int64_t inner, scalar_t* sums) {
+    TileProblem<scalar_t> tile = {};
+    tile.a = dy;
+    tile.b = source;
+    tile.steps = steps_;
+    tile.inner = inner;
+    tile.outer = 1;
+    tile.start = tile.c_tile = sums;
+    tile.start_row = tile.c_stride = row_lanes();
+    kernels_.microkernel[row_lanes() / kernels_.lanes][g_.Co](tile);
+  }
+
+  void store_turned() {
+    const auto [so, si, sh, sw] = t_.result.stride;
+    scalar_t* dw =
+        dw_ + item_.g * g_.Co * so + item_.ci.begin * si + item_.kh.begin * sh + item_.kw.begin * sw;
+    const scalar_t* sums = tiles_;
+    for (int64_t h = 0; h < nh_; ++h) {
+      for (int64_t o = 0; o < g_.Co; ++o, sums += row_lanes())
+        kernels_.copy_2d({nw_, channels_, channels_, 1, sw, si}, sums, dw + o * so + h * sh);
+    }
+  }
+
   void store() {
+    if (plan_.turned) return store_turned();
     const auto [so, si, sh, sw] = t_.result.stride;
     for (int64_t p = item_.panel_first; p < item_.panel_last; ++p) {
       const int64_t o0 = p * lanes_, valid = std::min(lanes_, g_.Co - o0);

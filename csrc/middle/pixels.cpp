@@ -143,12 +143,13 @@ class Worker {
     tile.a_outer = c_.kH * c_.kW * mr;
     tile.b_outer = plane_;
     tile.c_stride = line_;
-    tile.accumulate = accumulate;
+    tile.start_row = line_;
     const int64_t parts = ceil_div(run.vectors, plan_.nv);
     for (int64_t i = 0; i < parts; ++i) {
       const int64_t begin = part_start(run.vectors, parts, i), end = part_start(run.vectors, parts, i + 1);
       tile.b = planes_ + begin * kernels_.lanes;
       tile.c_tile = tiles + begin * kernels_.lanes;
+      tile.start = accumulate ? tile.c_tile : nullptr;
       kernels_.microkernel[end - begin][mr](tile);
     }
   }

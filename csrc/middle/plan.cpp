@@ -217,11 +217,15 @@ const char* tile_text(const Plan& p) {
   switch (p.algorithm) {
     case Algorithm::kDirect:
       if (!weight) return "rows are pixels, lanes are result channels";
-      return kernel_row_merges(p) ? "rows are (kw, ci), lanes are co" : "rows are ci, lanes are co";
+      return p.turned               ? "rows are co, lanes are (kw, ci)"
+             : kernel_row_merges(p) ? "rows are (kw, ci), lanes are co"
+                                    : "rows are ci, lanes are co";
     case Algorithm::kWinograd:
       return weight ? "rows are ci, lanes are co" : "rows are tiles of pixels, lanes are result channels";
     case Algorithm::kExchanged:
-      return kernel_row_merges(p) ? "rows are (kw, co), lanes are ci" : "rows are co, lanes are ci";
+      return p.turned               ? "rows are ci, lanes are (kw, co)"
+             : kernel_row_merges(p) ? "rows are (kw, co), lanes are ci"
+                                    : "rows are co, lanes are ci";
     case Algorithm::kSubpixel:
       return "rows are results of stride 1, lanes are (channel, pixel of the stride)";
     case Algorithm::kPixels:

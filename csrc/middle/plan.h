@@ -67,6 +67,7 @@ struct Plan {
   int64_t kh_block, kw_block;  // kernel elements (lanewise, rows: kh_block counts the row taps of a phase)
 
   bool spread;  // lanewise: lanes are result channels, not groups
+  bool turned;  // direct, exchanged grad_weight: lanes are a kernel row's (kw, ci), rows are co
   WinogradAxis winograd_h, winograd_w;
   int joined;  // Winograd: groups that are computed as one
 
@@ -143,6 +144,10 @@ bool planes_in_place(const Plan& plan);
 // grad_weight: the elements (kw, ci) of a kernel row lie side by side in the packed source, and a tile's rows run
 // over both.
 bool kernel_row_merges(const Plan& plan);
+
+// forward, grad_input: so few summed channels are summed innermost, and together with the kernel elements: in
+// channels_last those of a kernel row lie side by side.
+constexpr int64_t kThinChannels = 4;
 
 // The plan as text, for people.
 std::string describe(const Plan& plan);

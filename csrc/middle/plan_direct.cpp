@@ -73,6 +73,10 @@ Met met_of(bool is_forward, const AxisShape& s, int64_t fewest) {
   return met;
 }
 
+int64_t residues_of(const AxisShape& s) {
+  return s.stride / std::gcd(s.stride, s.dilation);
+}
+
 // The most that line_stride makes of up to so many elements.
 int64_t longest_line(int64_t elements, int64_t element_size) {
   return elements * element_size < 256 ? elements : elements + 64 / element_size;
@@ -99,12 +103,23 @@ double plan_correlation(Plan& plan, const Kernels<scalar_t>& k, const Correlatio
   plan.cols = balanced(out_w, !pointwise                   ? kChunkCols
                               : plan.layout.channels_inner ? kSharedBytes / (balanced(summed, kTerms) * es)
                                                            : kPointwiseCols);
+  // Weights that stay in L1 cost little to read; wide tiles then write whole pixels of channels_last.
+  const int64_t sum = std::min(kTerms, summed * s.h.kernel * s.w.kernel);
+  const bool wide =
+      summed <= kThinChannels && plan.layout.channels_inner && sum * kMaxVectors * k.lanes * es <= kL1Bytes;
   const double row_cycles =
-      choose_tile(plan, k, ceil_div(plan.cols, s.is_forward ? 1 : s.w.stride), channels);
+      choose_tile(plan, k, ceil_div(plan.cols, s.is_forward ? 1 : s.w.stride), channels, wide ? 0 : 0.002);
   const int64_t lanes = plan.panel_lanes();
 
-  plan.kw_block = balanced(s.w.kernel, kKernelElements);
-  plan.kh_block = balanced(s.h.kernel, kKernelElements / plan.kw_block);
+  // Few channels stay together: then a long sum is cut between kernel rows. (A phase has a part of the elements.)
+  int64_t elements = kKernelElements, phases_h = 1, phases_w = 1;
+  if (summed <= kThinChannels && summed > 0) {
+    elements = kTerms / summed;
+    if (!s.is_forward) phases_h = residues_of(s.h), phases_w = residues_of(s.w);
+  }
+  plan.kw_block = balanced(s.w.kernel, std::min(kKernelElements, elements * phases_w));
+  plan.kh_block =
+      balanced(s.h.kernel, std::min(kKernelElements, elements * phases_w * phases_h) / plan.kw_block);
   const AxisBound h = bound(s.h, plan.kh_block), w = bound(s.w, plan.kw_block);
   const Met met_h = met_of(s.is_forward, s.h, 1), met_w = met_of(s.is_forward, s.w, kFewestRows);
   const int64_t most_h = std::min(met_h.most, h.taps), most = most_h * std::min(met_w.most, w.taps);
@@ -116,6 +131,7 @@ double plan_correlation(Plan& plan, const Kernels<scalar_t>& k, const Correlatio
   plan.c_block = whole_vectors(
       balanced(summed, std::min(terms / std::max<int64_t>(1, most), kWeightBytes / (taps * lanes * es))),
       summed, k.lanes);
+  if (summed <= kThinChannels) plan.c_block = std::max<int64_t>(1, summed);
   // The columns that a chunk packs are no more than those of all results.
   const int64_t width =
       std::min(width_bound(w, plan.cols, true), plan.kw_block == s.w.kernel ? met_w.length : INT64_MAX);
@@ -177,9 +193,18 @@ double plan_grad_weight(Plan& plan, const Kernels<scalar_t>& k) {
   if (g.oH > 0 && plan.rows < g.oH) plan.rows = balanced(g.oH, plan.rows);
   plan.kw_block = balanced(g.kW, kKernelElements);
   plan.kh_block = balanced(g.kH, kKernelElements / plan.kw_block);
-  const double pixel_cycles = choose_tile(plan, k, merged ? plan.kw_block * g.Ci : g.Ci, g.Co);
+  double pixel_cycles = choose_tile(plan, k, merged ? plan.kw_block * g.Ci : g.Ci, g.Co);
+  // Few result channels leave most lanes empty: then rather a kernel row's elements are lanes, loaded unaligned.
+  const int64_t vectors = ceil_div(plan.kw_block * g.Ci, k.lanes);
+  const bool fits = merged && plan.kw_block == g.kW && vectors <= kMaxVectors && k.max_rows[vectors] >= g.Co;
+  if (fits && g.G == 1 && g.Co >= 1 && g.Co <= std::min(kThinChannels, plan.panel_lanes())) {
+    const double cycles =
+        std::max(step_cycles(k, g.Co, vectors), static_cast<double>(2 * vectors + g.Co) / 2);
+    plan.turned = cycles < pixel_cycles;
+    pixel_cycles = std::min(pixel_cycles, cycles);
+  }
 
-  const int64_t lanes = plan.panel_lanes(), taps = plan.kh_block * plan.kw_block;
+  const int64_t lanes = plan.panel_lanes();
   const auto source_pixels = [&](int64_t rows) {
     const AxisBound h = axis_bound(true, g.oH, g.iH, plan.kh_block, g.stride_h, g.dilation_h);
     AxisBound w = axis_bound(true, g.oW, g.iW, plan.kw_block, g.stride_w, g.dilation_w);
@@ -187,8 +212,18 @@ double plan_grad_weight(Plan& plan, const Kernels<scalar_t>& k) {
         merged ? (plan.cols - 1) * g.stride_w + plan.kw_block + 1 : width_bound(w, plan.cols);
     return slots_bound(h, rows) * width;
   };
-  while (plan.rows > 1 && source_pixels(plan.rows) * es > kSourceBytes) plan.rows -= ceil_div(plan.rows, 8);
+  // Few channels stay together, as they lie: rather somewhat fewer rows, or fewer kernel rows, at a time.
+  const int64_t together = g.Ci <= kThinChannels ? std::max<int64_t>(1, g.Ci) : 1, wanted = plan.rows;
+  const auto fit_rows = [&](int64_t fewest) {
+    const auto fits = [&] { return source_pixels(plan.rows) * together * es <= kSourceBytes; };
+    for (plan.rows = wanted; plan.rows > fewest && !fits();) plan.rows -= ceil_div(plan.rows, 8);
+    return fits();
+  };
+  while (together > 1 && plan.kh_block > 1 && !fit_rows(ceil_div(3 * wanted, 4)))
+    plan.kh_block = balanced(g.kH, plan.kh_block / 2);
+  fit_rows(1);
   const int64_t pixels = plan.rows * plan.cols;
+  const int64_t taps = plan.kh_block * plan.kw_block;
   plan.c_block = balanced(
       g.Ci, std::min(kSourceBytes / (source_pixels(plan.rows) * es), kTileBytes / (taps * lanes * es)));
   plan.panels = std::clamp<int64_t>(
@@ -196,9 +231,12 @@ double plan_grad_weight(Plan& plan, const Kernels<scalar_t>& k) {
       std::max<int64_t>(1, panel_count(plan, g.Co)));
 
   const int64_t pixel = merged ? plan.c_block : plan.c_block + 64 / es;
-  plan.source_bytes = scratch_bytes(source_pixels(plan.rows) * pixel, es);
+  // Turned, vectors reach beyond the last row.
+  const int64_t row = plan.turned ? vectors * k.lanes : 0;
+  plan.source_bytes = scratch_bytes(source_pixels(plan.rows) * pixel + row, es);
   plan.weight_bytes = scratch_bytes(pixels * lanes * plan.panels, es);
-  plan.tile_bytes = scratch_bytes(taps * plan.c_block * lanes * plan.panels, es);
+  plan.tile_bytes =
+      scratch_bytes(std::max(taps * plan.c_block * lanes * plan.panels, plan.kh_block * g.Co * row), es);
   plan.scratch_bytes =
       plan.source_bytes + plan.weight_bytes + plan.tile_bytes + scratch_bytes(pixels, sizeof(KStep));
   // What one item can hold has to be shared out by its pixels.

@@ -250,7 +250,7 @@ class Worker {
     tile.a_outer = tiles_ * lanes_;
     tile.b_outer = lanes_ * panel.lanes;
     tile.c_stride = panel.lanes;
-    tile.accumulate = accumulate;
+    tile.start_row = panel.lanes;
     const int64_t parts = ceil_div(tiles_, kernels_.max_rows[nv]);
     for (int64_t xi = 0; xi < products_; ++xi) {
       tile.b = u_ + xi * u_plane;
@@ -258,6 +258,7 @@ class Worker {
         const int64_t begin = part_start(tiles_, parts, i), end = part_start(tiles_, parts, i + 1);
         tile.a = v_ + xi * v_plane_ + (group_first * tiles_ + begin) * lanes_;
         tile.c_tile = m_ + xi * m_plane + begin * panel.lanes;
+        tile.start = accumulate ? tile.c_tile : nullptr;
         kernels_.microkernel_strided[nv][end - begin](tile);
       }
     }

@@ -149,7 +149,7 @@ class Worker {
     tile.inner = tiles;
     tile.outer = 1;
     tile.c_stride = panel_lanes;
-    tile.accumulate = true;
+    tile.start_row = panel_lanes;
     const int64_t parts = ceil_div(all_, kernels_.max_rows[nv]);
     scalar_t* d = d_ + (panel - item_.panel_first) * products_ * d_plane_;
     for (int64_t xi = 0; xi < products_; ++xi) {
@@ -157,7 +157,7 @@ class Worker {
       for (int64_t i = 0; i < parts; ++i) {
         const int64_t begin = part_start(all_, parts, i), end = part_start(all_, parts, i + 1);
         tile.a = v_ + xi * v_plane + begin;
-        tile.c_tile = d + xi * d_plane_ + begin * panel_lanes;
+        tile.start = tile.c_tile = d + xi * d_plane_ + begin * panel_lanes;
         kernels_.microkernel[nv][end - begin](tile);
       }
     }
