@@ -395,14 +395,18 @@ class Worker {
                          int64_t channels) {
     WeightView<scalar_t> w = c_.weight;
     w.data += item_.g * c_.weight_group + c0 * w.channel;
+    packed_ = {panel, block.taps() * panel};
     if (c_.subpixel.lanes() > 1) {
       pack_subpixel_weight(kernels_, w, c_.subpixel, o0, valid, panel, channels, block.kh, block.kw, weight_);
-      packed_ = {panel, block.taps() * panel};
-    } else {
-      w.data += o0 * w.lane;
+    } else if (joined_) {
       // The next panel's, if there is one.
       const int64_t ahead = o0 + valid < c_.O ? valid * w.lane : 0;
-      packed_ = pack_terms(kernels_, w, valid, panel, channels, block.kh, block.kw, weight_, ahead);
+      w.data += o0 * w.lane;
+      pack_few(kernels_, w, valid, panel, channels, block.kh, block.kw, weight_, ahead);
+      packed_ = {channels * panel, panel};
+    } else {
+      w.data += o0 * w.lane;
+      pack_weight(kernels_, w, valid, panel, channels, block.kh, block.kw, weight_);
     }
   }
 
@@ -469,7 +473,9 @@ class Worker {
   const bool joined_;       // a tile's steps count the channels, too
   const bool streams_;      // tiles of full panels are written past the caches
   scalar_t *source_, *weight_, *tiles_;
-  PackedTerms packed_;
+  struct {
+    int64_t tap, channel;
+  } packed_;  // distances of kernel elements, counted row by row, and of channels in weight_
   std::vector<scalar_t> bias_;  // of the panel
   std::vector<Span> spans_;     // of the kernel block
   std::array<Steps, kStepTables> steps_;

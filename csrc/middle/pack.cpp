@@ -221,7 +221,7 @@ void spread_plane(const Kernels<scalar_t>& kernels, const scalar_t* src, int64_t
 
 template <class scalar_t>
 void pack_weight(const Kernels<scalar_t>& kernels, const WeightView<scalar_t>& w, int64_t valid_lanes,
-                 int64_t panel_lanes, int64_t channels, KRange kh, KRange kw, scalar_t* dst, int64_t ahead) {
+                 int64_t panel_lanes, int64_t channels, KRange kh, KRange kw, scalar_t* dst) {
   const int64_t nh = kh.end - kh.begin, nw = kw.end - kw.begin, taps = nh * nw;
   const scalar_t* src = w.data + kh.begin * w.kh + kw.begin * w.kw;
   if (valid_lanes < panel_lanes) std::fill(dst, dst + channels * taps * panel_lanes, scalar_t(0));
@@ -232,8 +232,8 @@ void pack_weight(const Kernels<scalar_t>& kernels, const WeightView<scalar_t>& w
     const int64_t calls = joined ? 1 : channels, run = joined ? channels * taps : taps;
     for (int64_t c = 0; c < calls; ++c) {
       // The kernels of the next channels may lie far away.
-      const int64_t next = joined ? ahead : c + 4 < calls ? 4 * w.channel : 0;
-      kernels.copy_2d({run, valid_lanes, 1, w.lane, panel_lanes, 1, false, next}, src + c * w.channel,
+      const int64_t ahead = c + 4 < calls ? 4 * w.channel : 0;
+      kernels.copy_2d({run, valid_lanes, 1, w.lane, panel_lanes, 1, false, ahead}, src + c * w.channel,
                       dst + c * taps * panel_lanes);
     }
     return;
@@ -247,19 +247,22 @@ void pack_weight(const Kernels<scalar_t>& kernels, const WeightView<scalar_t>& w
 }
 
 template <class scalar_t>
-PackedTerms pack_terms(const Kernels<scalar_t>& kernels, const WeightView<scalar_t>& w, int64_t valid_lanes,
-                       int64_t panel_lanes, int64_t channels, KRange kh, KRange kw, scalar_t* dst,
-                       int64_t ahead) {
-  const int64_t nh = kh.end - kh.begin, nw = kw.end - kw.begin, taps = nh * nw;
-  const bool follow = w.channel == 1 && w.kw == channels && (nh == 1 || w.kh == nw * w.kw);
-  if (!follow || taps == 1 || channels >= kernels.lanes) {
-    pack_weight(kernels, w, valid_lanes, panel_lanes, channels, kh, kw, dst, ahead);
-    return {panel_lanes, taps * panel_lanes};
+void pack_few(const Kernels<scalar_t>& kernels, const WeightView<scalar_t>& w, int64_t valid_lanes,
+              int64_t panel_lanes, int64_t channels, KRange kh, KRange kw, scalar_t* dst, int64_t ahead) {
+  const int64_t nh = kh.end - kh.begin, nw = kw.end - kw.begin, taps = nh * nw, tap = channels * panel_lanes;
+  if (valid_lanes < panel_lanes) std::fill(dst, dst + taps * tap, scalar_t(0));
+  const scalar_t* src = w.data + kh.begin * w.kh + kw.begin * w.kw;
+  const bool rows_follow = nh == 1 || w.kh == nw * w.kw;
+  if (rows_follow && w.channel == 1 && w.kw == channels) {
+    kernels.copy_2d({taps * channels, valid_lanes, 1, w.lane, panel_lanes, 1, false, ahead}, src, dst);
+  } else if (rows_follow && w.kw == 1) {
+    for (int64_t c = 0; c < channels; ++c, src += w.channel, dst += panel_lanes)
+      kernels.copy_2d({taps, valid_lanes, 1, w.lane, tap, 1, false, ahead}, src, dst);
+  } else {
+    for (int64_t i = 0; i < taps; ++i, dst += tap)
+      kernels.copy_2d({channels, valid_lanes, w.channel, w.lane, panel_lanes, 1},
+                      src + i / nw * w.kh + i % nw * w.kw, dst);
   }
-  if (valid_lanes < panel_lanes) std::fill(dst, dst + channels * taps * panel_lanes, scalar_t(0));
-  kernels.copy_2d({taps * channels, valid_lanes, 1, w.lane, panel_lanes, 1, false, ahead},
-                  w.data + kh.begin * w.kh + kw.begin * w.kw, dst);
-  return {channels * panel_lanes, panel_lanes};
 }
 
 #define TCE_INSTANTIATE(scalar_t)                                                                            \
@@ -276,9 +279,9 @@ PackedTerms pack_terms(const Kernels<scalar_t>& kernels, const WeightView<scalar
                                        const int32_t*, int64_t, int64_t, const SourceRuns&,                  \
                                        const SourceRuns&, bool, scalar_t*);                                  \
   template void pack_weight<scalar_t>(const Kernels<scalar_t>&, const WeightView<scalar_t>&, int64_t,        \
-                                      int64_t, int64_t, KRange, KRange, scalar_t*, int64_t);                 \
-  template PackedTerms pack_terms<scalar_t>(const Kernels<scalar_t>&, const WeightView<scalar_t>&, int64_t,  \
-                                            int64_t, int64_t, KRange, KRange, scalar_t*, int64_t);
+                                      int64_t, int64_t, KRange, KRange, scalar_t*);                          \
+  template void pack_few<scalar_t>(const Kernels<scalar_t>&, const WeightView<scalar_t>&, int64_t, int64_t,  \
+                                   int64_t, KRange, KRange, scalar_t*, int64_t);
 TCE_INSTANTIATE(float)
 TCE_INSTANTIATE(double)
 #undef TCE_INSTANTIATE

@@ -80,20 +80,14 @@ struct WeightView {
 };
 
 // dst[c][kh][kw][panel_lanes] for c < channels and the kernel elements kh, kw; lanes >= valid_lanes are zero.
-// `ahead`: what lies so far beyond w is packed next, and fetched meanwhile, where it lies along memory.
 template <class scalar_t>
 void pack_weight(const Kernels<scalar_t>& kernels, const WeightView<scalar_t>& w, int64_t valid_lanes,
-                 int64_t panel_lanes, int64_t channels, KRange kh, KRange kw, scalar_t* dst,
-                 int64_t ahead = 0);
+                 int64_t panel_lanes, int64_t channels, KRange kh, KRange kw, scalar_t* dst);
 
-// The same, or dst[kh][kw][c][panel_lanes] of a kernel that lies so and has few channels, to be read along
-// memory. Returns the distances in dst of kernel elements, counted row by row, and of channels.
-struct PackedTerms {
-  int64_t tap, channel;
-};
+// The same of few channels as dst[kh][kw][c][panel_lanes], in the order of their terms. What lies `ahead` elements
+// beyond w is packed next, and fetched meanwhile.
 template <class scalar_t>
-PackedTerms pack_terms(const Kernels<scalar_t>& kernels, const WeightView<scalar_t>& w, int64_t valid_lanes,
-                       int64_t panel_lanes, int64_t channels, KRange kh, KRange kw, scalar_t* dst,
-                       int64_t ahead);
+void pack_few(const Kernels<scalar_t>& kernels, const WeightView<scalar_t>& w, int64_t valid_lanes,
+              int64_t panel_lanes, int64_t channels, KRange kh, KRange kw, scalar_t* dst, int64_t ahead);
 
 }  // namespace tce
