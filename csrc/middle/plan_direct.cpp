@@ -13,6 +13,8 @@ namespace {
 
 // Pixels of a chunk: enough to amortise packing the weights for them.
 constexpr int64_t kChunkPixels = 784;
+// Terms of few channels: a block more would pack the rows that its kernel rows share once more.
+constexpr int64_t kFewTerms = 400;
 // Of a pointwise layer, whose image is one row: long runs of every channel, which the processor fetches
 // ahead.
 constexpr int64_t kPointwiseCols = 2048;
@@ -114,7 +116,7 @@ double plan_correlation(Plan& plan, const Kernels<scalar_t>& k, const Correlatio
   // Few channels stay together: then a long sum is cut between kernel rows. (A phase has a part of the elements.)
   int64_t elements = kKernelElements, phases_h = 1, phases_w = 1;
   if (summed <= kThinChannels && summed > 0) {
-    elements = kTerms / summed;
+    elements = kFewTerms / summed;
     if (!s.is_forward) phases_h = residues_of(s.h), phases_w = residues_of(s.w);
   }
   plan.kw_block = balanced(s.w.kernel, std::min(kKernelElements, elements * phases_w));
