@@ -121,13 +121,22 @@ struct LaneTap {
   int64_t x;         // element offset of the source that the tile's column 0 reads
 };
 
-// Tiles of R x P neighbouring results, of as many channels as there are: a vector of them at a time, in steps
-// of `*_block`. For the channels 0 <= l < lanes of a vector, 0 <= r < R, 0 <= c < P:
+// What the lanes of the lanewise algorithm read of a pixel:
+//
+//   kOwn       lane l its own channel, x[l]: depthwise
+//   kPicked    lane l one of up to a vector of channels, x[pick[o * lanes + l]]: groups that share a vector
+//   kShared    all lanes the same, x[0]: the results of one group
+enum class LaneRead { kOwn, kPicked, kShared };
+constexpr int kLaneReads = 3;
+
+// Tiles of R x P neighbouring results, of `groups` times `channels` result channels: a vector of up to
+// `result_block` of them at a time. For the channels 0 <= l < lanes of a vector, 0 <= r < R, 0 <= c < P, and
+// x[...] read as LaneRead says:
 //
 //   result[r * result_row + c * result_col + l] =
 //       start[l] + sum over o < outer, segments s, k < s.rows, u < width of
 //           w[o * w_outer + s.w + k * w_row + taps[u].w + l] *
-//           x[o * x_outer + s.x + (r + k) * x_row + taps[u].x + c * x_col + l]
+//           x[o * x_outer + s.x + (r + k) * x_row + taps[u].x + c * x_col + ...]
 //
 // without the window's rows that a segment leaves out and the columns that a tap leaves out. Weights and start
 // are whole vectors. A loaded vector of x serves up to R results. With accumulate the sum is added to the
@@ -142,8 +151,11 @@ struct LaneProblem {
   const LaneTap* taps;
   int64_t x_row, x_col, w_row, result_row, result_col;
   int64_t x_outer, w_outer;
-  int64_t x_block, w_block, result_block, start_block;
-  int64_t channels;
+  int64_t x_block, w_block, result_block, start_block;  // from vector to vector
+  int64_t x_group, result_group;                        // from group to group; w and start go on
+  int64_t channels, x_channels;                         // of a group (x_channels: kPicked only)
+  int64_t groups;
+  const int32_t* pick;  // kPicked only
   int64_t outer, segment_count, width;
   bool all_columns;  // every tap has all columns
   bool accumulate;
@@ -267,7 +279,8 @@ struct Kernels {
   using RowKernel = void (*)(const RowProblem<scalar_t>&);
   RowKernel row_kernel[2][kRowModes][kMaxVectors + 1][kMaxTileRows + 1];  // [half][mode][nv][mr]
   RowKernel sweep_kernel[2][kRowModes][kMaxSweep + 1][kMaxVectors + 1];   // [half][mode][K][nv]
-  void (*lane_kernel[kMaxLaneRows + 1][kMaxLaneCols + 1])(const LaneProblem<scalar_t>&);  // [R][P], or null
+  void (*lane_kernel[kLaneReads][kMaxLaneRows + 1][kMaxLaneCols + 1])(
+      const LaneProblem<scalar_t>&);  // [read][R][P], or null
   void (*lane_weight_kernel[kMaxLaneKh + 1][kMaxLaneKw + 1])(
       const LaneWeightProblem<scalar_t>&);  // [kh][kw], or null
   void (*finish_streams)();                 // before others read what was written past the caches
@@ -276,11 +289,6 @@ struct Kernels {
   void (*channel_weight_kernel[kMaxWeightChannels + 1][kMaxWeightTaps + 1])(
       const ChannelWeightProblem<scalar_t>&);  // [channels][width], or null
   void (*copy_2d)(const Copy2d&, const scalar_t* src, scalar_t* dst);
-  // dst[p * lanes + l] = src[p * src_pixel + channel[l]] of `pixels` pixels;
-  // channel[l] < channels <= 2 * lanes.
-  void (*spread)(const scalar_t* src, int64_t src_pixel, int64_t pixels, int64_t channels,
-                 const int32_t* channel, scalar_t* dst);
-
   WinogradKernels<scalar_t> winograd[3][kMaxWinogradPoints + 1]
                                     [kMaxWinogradTaps + 1];  // [axes][P][r], or null
 };

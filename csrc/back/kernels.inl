@@ -190,19 +190,6 @@ void copy_every_second(const Copy2d& c, const scalar_t* src, scalar_t* dst) {
   }
 }
 
-template <class scalar_t>
-void spread(const scalar_t* src, int64_t src_pixel, int64_t pixels, int64_t channels, const int32_t* channel,
-            scalar_t* dst) {
-  constexpr int L = kLanes<scalar_t>;
-  const auto lanes = lane_index<scalar_t>(channel);
-  const int low = static_cast<int>(channels < L ? channels : L), high = static_cast<int>(channels) - low;
-  for (int64_t p = 0; p < pixels; ++p, src += src_pixel, dst += L) {
-    const Vec<scalar_t> first = load_partial(src, low);
-    const Vec<scalar_t> second = high ? load_partial(src + L, high) : Vec<scalar_t>{};
-    store(dst, pick_lanes(first, second, lanes));
-  }
-}
-
 // Row k of dst has the elements k, k + K, k + 2 K, ... of one line of src; K is 2 or 4.
 template <int K, class scalar_t>
 void copy_unzipped(const Copy2d& c, const scalar_t* src, scalar_t* dst) {
@@ -348,10 +335,16 @@ constexpr void fill_channel_weights(Kernels<scalar_t>& k, std::integer_sequence<
    ...);
 }
 // Of the lanewise algorithm, with a vector of weights for each row and one of x.
-template <class scalar_t, int Registers, int R, int... I>
+template <class scalar_t, int Registers, LaneRead Read, int R, int P>
+constexpr auto lane_tile_kernel() {
+  using Kernel = void (*)(const LaneProblem<scalar_t>&);
+  if constexpr (R * (P + 2) + 1 < Registers) return static_cast<Kernel>(lane_kernel<scalar_t, Read, R, P>);
+  return static_cast<Kernel>(nullptr);
+}
+template <class scalar_t, int Registers, LaneRead Read, int R, int... I>
 constexpr void fill_lane_rows(Kernels<scalar_t>& k, std::integer_sequence<int, I...>) {
-  ((k.lane_kernel[R][I + 1] = R * (I + 2) + 1 < Registers ? lane_kernel < scalar_t, R,
-    R * (I + 2) + 1 < Registers ? I + 1 : 1 >             : nullptr),
+  ((k.lane_kernel[static_cast<int>(Read)][R][I + 1] =
+        lane_tile_kernel<scalar_t, Registers, Read, R, I + 1>()),
    ...);
 }
 // With a vector of dY and one of x.
@@ -367,7 +360,10 @@ constexpr void fill_lane_weight_kernels(Kernels<scalar_t>& k, std::integer_seque
 }
 template <class scalar_t, int Registers, int... I>
 constexpr void fill_lane_kernels(Kernels<scalar_t>& k, std::integer_sequence<int, I...>) {
-  (fill_lane_rows<scalar_t, Registers, I + 1>(k, std::make_integer_sequence<int, kMaxLaneCols>()), ...);
+  constexpr auto cols = std::make_integer_sequence<int, kMaxLaneCols>();
+  (fill_lane_rows<scalar_t, Registers, LaneRead::kOwn, I + 1>(k, cols), ...);
+  (fill_lane_rows<scalar_t, Registers, LaneRead::kPicked, I + 1>(k, cols), ...);
+  (fill_lane_rows<scalar_t, Registers, LaneRead::kShared, I + 1>(k, cols), ...);
 }
 template <class scalar_t, int Registers, int... I>
 constexpr void fill_row_kernels(Kernels<scalar_t>& k, std::integer_sequence<int, I...>) {
@@ -390,7 +386,6 @@ constexpr Kernels<scalar_t> make_kernels(double fma_per_cycle) {
   k.lanes = kLanes<scalar_t>;
   k.fma_per_cycle = fma_per_cycle;
   k.copy_2d = copy_2d<scalar_t>;
-  k.spread = spread<scalar_t>;
   k.finish_streams = finish_streams;
   set_winograd<scalar_t, 5, 2>(k);
   set_winograd<scalar_t, 6, 2>(k);

@@ -1,5 +1,5 @@
 // The kernels of the lanewise algorithm (contracts in kernels.h): lanes are channels, each with a kernel of
-// its own, so nothing is broadcast and pixels are read and written wherever they lie. Included by kernels.inl.
+// its own, and pixels are read and written wherever they lie. Included by kernels.inl.
 
 #pragma once
 
@@ -13,63 +13,84 @@
 namespace tce {
 namespace {
 
+// How a lane reads x, and of a vector that is not whole: how many channels and, kPicked, sources.
+template <class scalar_t, LaneRead Read, bool Whole>
+struct LaneReader {
+  static constexpr bool kPicks = Read == LaneRead::kPicked;
+  int lanes, sources;
+  Index<scalar_t> pick;  // kPicked only
+
+  TCE_INLINE Vec<scalar_t> operator()(const scalar_t* x) const {
+    if constexpr (Read == LaneRead::kShared) {
+      return *x - Vec<scalar_t>{};
+    } else if constexpr (kPicks) {
+      return pick_lanes(Whole ? load(x) : load_partial(x, sources), pick);
+    } else {
+      return Whole ? load(x) : load_partial(x, lanes);
+    }
+  }
+};
+
 // One row of the window. It feeds the tile's rows Low ... High; row r with the kernel row `w - r * w_row`.
-template <int Low, int High, int P, bool Whole, bool AllColumns, class scalar_t>
-TCE_INLINE void add_lane_row(const LaneProblem<scalar_t>& p, const scalar_t* x, const scalar_t* w, int lanes,
-                             Vec<scalar_t> (*acc)[P]) {
-  constexpr int rows = High - Low + 1;
-  const int64_t x_col = p.x_col, w_row = p.w_row;
+template <int Low, int High, int P, bool AllColumns, class scalar_t, class Reader>
+TCE_INLINE void add_lane_row(const LaneProblem<scalar_t>& p, const scalar_t* x, const scalar_t* w,
+                             Reader read, Vec<scalar_t> (*acc)[P]) {
+  constexpr int rows = High - Low + 1, L = kLanes<scalar_t>;
+  const int64_t x_col = p.x_col, w_row = p.w_row, x_outer = p.x_outer, w_outer = p.w_outer;
   for (const LaneTap *tap = p.taps, *const end = tap + p.width; tap != end; ++tap) {
     const scalar_t *xt = x + tap->x, *wt = w + tap->w;
-    Vec<scalar_t> wv[rows];
-    TCE_UNROLL
-    for (int r = 0; r < rows; ++r) wv[r] = load(wt - (Low + r) * w_row);
-    TCE_UNROLL
-    for (int c = 0; c < P; ++c) {
-      if (!AllColumns && !(tap->columns >> c & 1)) continue;
-      Vec<scalar_t> xv = Whole ? load(xt + c * x_col) : load_partial(xt + c * x_col, lanes);
-      if constexpr (rows > 1) keep(xv);
+    const uint32_t columns = tap->columns;
+    for (int64_t o = 0; o < p.outer; ++o, xt += x_outer, wt += w_outer) {
+      if constexpr (Reader::kPicks) read.pick = lane_index<scalar_t>(p.pick + o * L);
+      Vec<scalar_t> wv[rows];
       TCE_UNROLL
-      for (int r = 0; r < rows; ++r) acc[Low + r][c] += xv * wv[r];
+      for (int r = 0; r < rows; ++r) wv[r] = load(wt - (Low + r) * w_row);
+      TCE_UNROLL
+      for (int c = 0; c < P; ++c) {
+        if (!AllColumns && !(columns >> c & 1)) continue;
+        Vec<scalar_t> xv = read(xt + c * x_col);
+        if constexpr (rows > 1) keep(xv);
+        TCE_UNROLL
+        for (int r = 0; r < rows; ++r) acc[Low + r][c] += xv * wv[r];
+      }
     }
   }
 }
 
 // The first and the last rows of a window feed only some of the tile's rows: 0 ... I, and I + 1 ... R - 1.
-template <int R, int P, bool Whole, bool AllColumns, class scalar_t, int... I>
+template <int R, int P, bool AllColumns, class scalar_t, class Reader, int... I>
 TCE_INLINE void add_lane_segment(const LaneProblem<scalar_t>& p, const RowSegment& s, const scalar_t* x,
-                                 const scalar_t* w, int lanes, Vec<scalar_t> (*acc)[P],
+                                 const scalar_t* w, const Reader& read, Vec<scalar_t> (*acc)[P],
                                  std::integer_sequence<int, I...>) {
   const int begin = s.begin, end = s.end, rows = s.rows;
-  ((begin <= I && I < end
-        ? add_lane_row<0, I, P, Whole, AllColumns>(p, x + I * p.x_row, w + I * p.w_row, lanes, acc)
-        : void()),
+  ((begin <= I && I < end ? add_lane_row<0, I, P, AllColumns>(p, x + I * p.x_row, w + I * p.w_row, read, acc)
+                          : void()),
    ...);
   for (int i = begin > R - 1 ? begin : R - 1; i < (end < rows ? end : rows); ++i)
-    add_lane_row<0, R - 1, P, Whole, AllColumns>(p, x + i * p.x_row, w + i * p.w_row, lanes, acc);
+    add_lane_row<0, R - 1, P, AllColumns>(p, x + i * p.x_row, w + i * p.w_row, read, acc);
   ((begin <= rows + I && rows + I < end
-        ? add_lane_row<I + 1, R - 1, P, Whole, AllColumns>(p, x + (rows + I) * p.x_row,
-                                                           w + (rows + I) * p.w_row, lanes, acc)
+        ? add_lane_row<I + 1, R - 1, P, AllColumns>(p, x + (rows + I) * p.x_row, w + (rows + I) * p.w_row,
+                                                    read, acc)
         : void()),
    ...);
 }
 
-template <int R, int P, bool Whole, bool AllColumns, class scalar_t>
+template <int R, int P, bool Whole, bool AllColumns, class scalar_t, class Reader>
 TCE_INLINE void lane_tile(const LaneProblem<scalar_t>& p, const scalar_t* x, const scalar_t* w,
-                          const scalar_t* start, scalar_t* result, int lanes, bool streams) {
+                          const scalar_t* start, scalar_t* result, const scalar_t* fetched, Reader read,
+                          bool streams) {
   using V = Vec<scalar_t>;
+  const int lanes = read.lanes;
   V acc[R][P] = {};
-  for (int64_t o = 0; o < p.outer; ++o) {
-    for (int64_t i = 0; i < p.segment_count; ++i) {
-      const RowSegment& s = p.segments[i];
-      if (o == 0 && p.x_ahead) {
-        const scalar_t* next = x + s.x + (s.rows - 1) * p.x_row + p.x_ahead;
-        for (int r = 0; r < R; ++r, next += p.x_row)
-          for (int64_t c = 0; c < p.ahead_cols; ++c) __builtin_prefetch(next + c * p.ahead_col, 0, 2);
-      }
-      add_lane_segment<R, P, Whole, AllColumns>(p, s, x + o * p.x_outer + s.x, w + o * p.w_outer + s.w, lanes,
-                                                acc, std::make_integer_sequence<int, R - 1>());
+  for (int64_t i = 0; i < p.segment_count; ++i) {
+    const RowSegment& s = p.segments[i];
+    if (p.x_ahead) {
+      const scalar_t* next = fetched + s.x + (s.rows - 1) * p.x_row + p.x_ahead;
+      for (int r = 0; r < R; ++r, next += p.x_row)
+        for (int64_t c = 0; c < p.ahead_cols; ++c) __builtin_prefetch(next + c * p.ahead_col, 0, 2);
     }
+    add_lane_segment<R, P, AllColumns>(p, s, x + s.x, w + s.w, read, acc,
+                                       std::make_integer_sequence<int, R - 1>());
   }
   const V first = start ? load(start) : V{};
   const bool accumulate = p.accumulate;
@@ -93,25 +114,34 @@ TCE_INLINE void lane_tile(const LaneProblem<scalar_t>& p, const scalar_t* x, con
   }
 }
 
-template <class scalar_t, int R, int P>
+template <class scalar_t, LaneRead Read, int R, int P>
 __attribute__((noinline)) void lane_kernel(const LaneProblem<scalar_t>& p) {
   constexpr int L = kLanes<scalar_t>;
   constexpr bool masks_cost = kVectorBytes < 64;
-  const scalar_t *x = p.x, *w = p.w, *start = p.start;
-  scalar_t* result = p.result;
-  for (int64_t left = p.channels; left > 0; left -= L) {
-    const int lanes = static_cast<int>(left < L ? left : L);
-    const bool whole = lanes == L, streams = whole && p.stream;
-    const auto tile = [&](auto whole_vectors, auto all_columns) {
-      lane_tile<R, P, whole_vectors, all_columns>(p, x, w, start, result, lanes, streams);
-    };
-    if (masks_cost && whole) {
-      p.all_columns ? tile(std::true_type(), std::true_type()) : tile(std::true_type(), std::false_type());
-    } else {
-      p.all_columns ? tile(std::false_type(), std::true_type()) : tile(std::false_type(), std::false_type());
+  const scalar_t *w = p.w, *start = p.start;
+  for (int64_t g = 0; g < p.groups; ++g) {
+    const scalar_t *x = p.x + g * p.x_group, *fetched = x;
+    scalar_t* result = p.result + g * p.result_group;
+    for (int64_t left = p.channels, x_left = p.x_channels; left > 0; left -= p.result_block) {
+      const int lanes = static_cast<int>(left < p.result_block ? left : p.result_block);
+      const int sources = static_cast<int>(x_left < p.x_block ? x_left : p.x_block);
+      const bool whole = lanes == L && (Read != LaneRead::kPicked || sources == L),
+                 streams = lanes == L && p.stream;
+      const auto tile = [&](auto whole_vectors, auto all_columns) {
+        const LaneReader<scalar_t, Read, whole_vectors> read{lanes, sources, {}};
+        lane_tile<R, P, whole_vectors, all_columns>(p, x, w, start, result, fetched, read, streams);
+      };
+      if (masks_cost && whole) {
+        p.all_columns ? tile(std::true_type(), std::true_type()) : tile(std::true_type(), std::false_type());
+      } else {
+        p.all_columns ? tile(std::false_type(), std::true_type())
+                      : tile(std::false_type(), std::false_type());
+      }
+      // The vectors of a group read the same sources, and fetch their lines in turn.
+      fetched += Read == LaneRead::kShared ? L : p.x_block;
+      x += p.x_block, x_left -= p.x_block, w += p.w_block, result += p.result_block;
+      if (start) start += p.start_block;
     }
-    x += p.x_block, w += p.w_block, result += p.result_block;
-    if (start) start += p.start_block;
   }
 }
 

@@ -205,7 +205,7 @@ TCE_INLINE V zip_high(V a, V b, std::integer_sequence<int, J...>) {
   return __builtin_shufflevector(a, b, (L / 2 + J / 2 + (J % 2) * L)...);
 }
 
-// Lane j of the result: element index[j] of the 2 * lanes elements of a followed by b.
+// Lane j of the result: a[index[j]].
 template <class scalar_t>
 using Index = Vec<std::conditional_t<sizeof(scalar_t) == 4, int32_t, int64_t>>;
 
@@ -216,14 +216,14 @@ TCE_INLINE Index<scalar_t> lane_index(const int32_t* index) {
   return v;
 }
 template <class V, class I>
-TCE_INLINE V pick_lanes(V a, V b, I index) {
+TCE_INLINE V pick_lanes(V a, I index) {
 #if defined(__clang__)
   constexpr int L = static_cast<int>(sizeof(V) / sizeof(a[0]));
   V v = {};
-  for (int j = 0; j < L; ++j) v[j] = index[j] < L ? a[index[j]] : b[index[j] - L];
+  for (int j = 0; j < L; ++j) v[j] = a[index[j]];
   return v;
 #else
-  return __builtin_shuffle(a, b, index);
+  return __builtin_shuffle(a, index);
 #endif
 }
 

@@ -1,16 +1,14 @@
-// forward and grad_input with lanes over channels: depthwise convolution, where a group has one channel, and
-// groups of a few channels. Nothing is broadcast and no lane is wasted, whatever the width of the image.
-//
-// Lanes are groups, or (Plan::spread) neighbouring result channels: where channels lie side by side, a pixel
-// of X is then spread to the lanes of the groups that read it, and results go to the tensor as they are.
+// forward and grad_input with lanes over neighbouring result channels, whatever the width of the image:
+// depthwise convolution, and groups of few channels. A unit (LaneUnits in plan.h) is the groups that share a
+// vector, or a group of one or more vectors of results.
 //
 // Loops, outermost first, with what each holds:
 //
-//   item (blocks of a vector's lanes; chunks)    weights packed: [block][o][c][kh][kw][lanes]      L2
+//   item (units; chunks)                         weights packed: [vector][c][kh][kw][lanes]        L2
 //     chunk (image, rows, columns)               disjoint results
-//       depthwise, channels side by side: all blocks at once, where they lie (lanes_in_place in plan.h)
-//       else block                               planes packed: [c][height][width][lanes]          L2
-//         tile (rows mr, columns nv), block      lane kernel: sum over c and the row taps          registers
+//       channels side by side: all units at once, where they lie (lanes_in_place in plan.h)
+//       else unit                                its channels packed: [height][width][c]           L2
+//         tile (rows mr, columns nv), vector     lane kernel: sum over c and the row taps          registers
 //                                                of kh_block; source rows and columns outside
 //                                                the image are left out
 //       where the tiles do not stand in the tensor itself: to it, transposed where its layout asks for it
@@ -53,7 +51,7 @@ struct Part {
 
 // How a chunk's source lies, from the image's (maybe absent) first element on.
 struct Strides {
-  int64_t row, col, outer;
+  int64_t row, col, outer, size;
 };
 
 // The parts of an axis of at most `size` results, with add(phase, j, part) for the results j of a phase that make
@@ -87,7 +85,11 @@ struct Job {
   const Plan& plan;
   const Kernels<scalar_t>& kernels;
   const bool in_place;
-  const int64_t lanes, blocks;
+  const int64_t lanes;
+  const LaneUnits unit;
+  const int64_t units;
+  const int64_t pixel;  // of packed sources
+  std::vector<int32_t> pick;
   const Axis row_axis, col_axis;
   Strides strides;
   std::vector<Part<RowTile>> rows;
@@ -99,7 +101,9 @@ struct Job {
         kernels(k),
         in_place(lanes_in_place(p)),
         lanes(k.lanes),
-        blocks(ceil_div(p.spread ? c.G * c.O : c.G, k.lanes)),
+        unit(lane_units(p)),
+        units(ceil_div(c.G, unit.groups)),
+        pixel(lane_pixel(p)),
         row_axis(split_by_dilation(c.rows({0, c.kH}))),
         col_axis(c.cols({0, c.kW})) {
     int64_t height = 1, width = 1;
@@ -111,8 +115,15 @@ struct Job {
       const KRange s = sources_of(col_axis, part_start(c.out_w, n, i), part_start(c.out_w, n, i + 1));
       width = std::max(width, s.end - s.begin);
     }
-    strides = {width * lanes, lanes, height * width * lanes};
-    if (in_place) strides = {c.source.stride[2], c.source.stride[3], 0};
+    strides = {width * pixel, pixel, 0, height * width * pixel};
+    if (in_place) strides = {c.source.stride[2], c.source.stride[3], 0, 0};
+    if (unit.read == LaneRead::kShared) strides.outer = 1;
+    if (unit.read == LaneRead::kPicked) {
+      pick.assign(static_cast<size_t>(c.C * lanes), 0);
+      for (int64_t i = 0; i < c.C; ++i)
+        for (int64_t l = 0; l < unit.results; ++l)
+          pick[static_cast<size_t>(i * lanes + l)] = static_cast<int32_t>(l / c.O * c.C + i);
+    }
     const int64_t phases = c.rows({0, 0}).out_step;  // with sources of their own
     rows = make_parts<RowTile>(row_axis, p.rows, most_rows(), [&](size_t f, const KRange& j) {
       RowTile tile{static_cast<int64_t>(f) + j.begin * row_axis.out_step,
@@ -191,7 +202,7 @@ struct Job {
 template <class scalar_t>
 class Worker {
  public:
-  // Of the blocks [first, last).
+  // Of the units [first, last).
   Worker(const Job<scalar_t>& job, int64_t first, int64_t last)
       : job_(job),
         c_(job.c),
@@ -201,14 +212,16 @@ class Worker {
         last_(last),
         scratch_(plan_.scratch_bytes),
         lanes_(job.lanes),
-        sets_(plan_.spread ? 1 : c_.O),
+        unit_(job.unit),
         kernel_(c_.C * c_.kH * c_.kW * lanes_) {
     source_ = scratch_.take_bytes<scalar_t>(plan_.source_bytes);
     weight_ = scratch_.take_bytes<scalar_t>(plan_.weight_bytes);
     tiles_ = scratch_.take_bytes<scalar_t>(plan_.tile_bytes);
-    check_fits((last - first) * sets_ * (kernel_ + lanes_), sizeof(scalar_t), plan_.weight_bytes);
-    bias_ = weight_ + (last - first) * sets_ * kernel_;
-    for (int64_t b = first; b < last; ++b) pack_block_weights(b);
+    const int64_t vectors = (last - first) * unit_.vectors;
+    check_fits(vectors * (kernel_ + lanes_), sizeof(scalar_t), plan_.weight_bytes);
+    bias_ = weight_ + vectors * kernel_;
+    for (int64_t u = first; u < last; ++u)
+      for (int64_t v = 0; v < unit_.vectors; ++v) pack_vector_weights(u, v);
   }
 
   void run(int64_t chunk_first, int64_t chunk_last) {
@@ -218,11 +231,10 @@ class Worker {
         const auto [sn, sc, sh, sw] = c_.source.stride;
         Chunk next = i + 1 < chunk_last ? chunk_at(i + 1) : chunk;
         if (next.cols != chunk.cols) next = chunk;
-        compute(chunk, next, c_.source.data + chunk.n * sn + first_ * lanes_, first_, last_, 0,
-                c_.out.data + chunk.n * c_.out.stride[0] + first_ * lanes_, c_.out.stride[2],
-                c_.out.stride[3]);
+        compute(chunk, next, c_.source.data + chunk.n * sn + first_ * unit_.sources, first_, last_, 0,
+                unit_.vectors, result_of(chunk.n, first_, 0), c_.out.stride[2], c_.out.stride[3]);
       } else {
-        for (int64_t b = first_; b < last_; ++b) run_block(chunk, b);
+        for (int64_t u = first_; u < last_; ++u) run_unit(chunk, u);
       }
     }
     if (streams()) kernels_.finish_streams();
@@ -242,116 +254,83 @@ class Worker {
             &job_.cols[static_cast<size_t>(i / rows % cols)]};
   }
 
-  int64_t units() const { return plan_.spread ? c_.G * c_.O : c_.G; }
-  int64_t valid(int64_t block) const { return std::min(lanes_, units() - block * lanes_); }
-  scalar_t* weight_of(int64_t block, int64_t o) const {
-    return weight_ + ((block - first_) * sets_ + o) * kernel_;
+  // Groups of the units [first, last).
+  int64_t groups(int64_t first, int64_t last) const {
+    return std::min(last * unit_.groups, c_.G) - first * unit_.groups;
   }
-  scalar_t* bias_of(int64_t block, int64_t o) const {
-    return bias_ + ((block - first_) * sets_ + o) * lanes_;
+  // Results of a unit's vector.
+  int64_t valid(int64_t unit, int64_t vector) const {
+    return std::min(groups(unit, unit + 1) * c_.O - vector * lanes_, unit_.results);
   }
-  int64_t channel_of(int64_t block, int64_t o) const {
-    return plan_.spread ? block * lanes_ : block * lanes_ * c_.O + o;
+  scalar_t* weight_of(int64_t unit, int64_t vector) const {
+    return weight_ + ((unit - first_) * unit_.vectors + vector) * kernel_;
+  }
+  scalar_t* bias_of(int64_t unit, int64_t vector) const {
+    return bias_ + ((unit - first_) * unit_.vectors + vector) * lanes_;
+  }
+  int64_t channel_of(int64_t unit, int64_t vector) const { return unit * unit_.channels + vector * lanes_; }
+  // Of the image n.
+  scalar_t* result_of(int64_t n, int64_t unit, int64_t vector) const {
+    return c_.out.data + n * c_.out.stride[0] + channel_of(unit, vector) * c_.out.stride[1];
   }
 
   bool streams() const {
     const auto [sn, sc, sh, sw] = c_.out.stride;
-    return job_.in_place && c_.stream && (sn | sh | sw) % lanes_ == 0 &&
+    return job_.in_place && c_.stream && unit_.channels % lanes_ == 0 && (sn | sh | sw) % lanes_ == 0 &&
            reinterpret_cast<uintptr_t>(c_.out.data) % 64 == 0;
   }
 
-  void pack_block_weights(int64_t block) {
-    for (int64_t o = 0; o < sets_; ++o) {
-      if (c_.bias) {
-        scalar_t* const bias = bias_of(block, o);
-        for (int64_t l = 0; l < lanes_; ++l)
-          bias[l] = l < valid(block) ? c_.bias[channel_of(block, o) + l * sets_] : scalar_t(0);
-      }
-      if (plan_.spread) {
-        pack_spread_weights(block);
-        continue;
-      }
-      WeightView<scalar_t> w = c_.weight;
-      w.data += block * lanes_ * c_.weight_group + o * w.lane;
-      w.lane = c_.weight_group;
-      pack_weight(kernels_, w, valid(block), lanes_, c_.C, {0, c_.kH}, {0, c_.kW}, weight_of(block, o));
-    }
+  void pack_vector_weights(int64_t unit, int64_t vector) {
+    const int64_t count = valid(unit, vector), channel = channel_of(unit, vector);
+    scalar_t *const dst = weight_of(unit, vector), *const bias = bias_of(unit, vector);
+    for (int64_t l = 0; c_.bias && l < lanes_; ++l) bias[l] = l < count ? c_.bias[channel + l] : scalar_t(0);
+    WeightView<scalar_t> w = c_.weight;
+    w.data += unit * unit_.groups * c_.weight_group + vector * lanes_ * w.lane;
+    const auto pack = [&](int64_t count, int64_t lane) {
+      pack_weight_lanes(kernels_, w, count, lanes_, c_.C, {0, c_.kH}, {0, c_.kW}, dst + lane);
+    };
+    if (count < lanes_) std::fill_n(dst, kernel_, scalar_t(0));
+    if (c_.O == 1) w.lane = c_.weight_group;
+    if (unit_.groups == 1 || w.lane * c_.O == c_.weight_group) return pack(count, 0);
+    for (int64_t g = 0; g < count / c_.O; ++g, w.data += c_.weight_group) pack(c_.O, g * c_.O);
   }
 
-  void pack_spread_weights(int64_t block) {
-    const WeightView<scalar_t>& w = c_.weight;
-    scalar_t* const dst = weight_of(block, 0);
-    std::fill_n(dst, kernel_, scalar_t(0));
-    for (int64_t l = 0; l < valid(block); ++l) {
-      const int64_t channel = block * lanes_ + l;
-      const scalar_t* src = w.data + channel / c_.O * c_.weight_group + channel % c_.O * w.lane;
-      for (int64_t c = 0; c < c_.C; ++c)
-        for (int64_t kh = 0; kh < c_.kH; ++kh)
-          for (int64_t kw = 0; kw < c_.kW; ++kw)
-            dst[((c * c_.kH + kh) * c_.kW + kw) * lanes_ + l] = src[c * w.channel + kh * w.kh + kw * w.kw];
-    }
-  }
-
-  // Packs the planes of a block, computes it, and stores what does not stand in the tensor.
-  void run_block(const Chunk& chunk, int64_t block) {
+  // Packs a unit's channels, computes its results, and stores them.
+  void run_unit(const Chunk& chunk, int64_t unit) {
     const auto [sn, sc, sh, sw] = c_.source.stride;
     const KRange h = chunk.rows->source, w = chunk.cols->source;
     const Strides& s = job_.strides;
-    check_fits(s.outer * c_.C, sizeof(scalar_t), plan_.source_bytes);
-    const SourceRuns rows = make_box(h, h.end - h.begin), cols = make_box(w, s.row / lanes_);
-    if (plan_.spread) {
-      spread_planes(chunk.n, block, rows, cols);
-    } else {
-      for (int64_t c = 0; c < c_.C; ++c) {
-        pack_planes(kernels_, c_.source.data + chunk.n * sn + (block * lanes_ * c_.C + c) * sc,
-                    {c_.C * sc, sh, sw, 1, lanes_}, valid(block), c_.source_h, c_.source_w, rows, cols, false,
-                    source_ + c * s.outer, tiles_, plan_.rows * plan_.cols);
-      }
-    }
+    check_fits(s.size, sizeof(scalar_t), plan_.source_bytes);
+    const SourceRuns rows = make_box(h, h.end - h.begin), cols = make_box(w, s.row / job_.pixel);
+    const int64_t height = chunk.rows->last - chunk.rows->first, width = chunk.cols->last - chunk.cols->first;
+    pack_planes(kernels_, c_.source.data + chunk.n * sn + unit * unit_.sources * sc,
+                {sc, sh, sw, 1, job_.pixel}, groups(unit, unit + 1) * c_.C, c_.source_h, c_.source_w, rows,
+                cols, false, source_, tiles_,
+                plan_.tile_bytes / job_.pixel / static_cast<int64_t>(sizeof(scalar_t)));
     const scalar_t* source = source_ - h.begin * s.row - w.begin * s.col;
-    for (int64_t o = 0; o < sets_; ++o) {
-      const auto [tn, tc, th, tw] = c_.out.stride;
-      scalar_t* out = c_.out.data + chunk.n * tn + channel_of(block, o) * tc;
-      if (plan_.spread) {
-        compute(chunk, chunk, source, block, block + 1, o, out, th, tw);
-        continue;
-      }
-      const int64_t height = chunk.rows->last - chunk.rows->first,
-                    width = chunk.cols->last - chunk.cols->first;
-      check_fits(height * width * lanes_, sizeof(scalar_t), plan_.tile_bytes);
-      compute(chunk, chunk, source, block, block + 1, o,
+    const auto [tn, tc, th, tw] = c_.out.stride;
+    check_fits(height * width * lanes_, sizeof(scalar_t), plan_.tile_bytes);
+    for (int64_t v = 0; v < unit_.vectors; ++v) {
+      compute(chunk, chunk, source, unit, unit + 1, v, v + 1,
               tiles_ - (chunk.rows->first * width + chunk.cols->first) * lanes_, width * lanes_, lanes_);
-      out += chunk.rows->first * th + chunk.cols->first * tw;
+      scalar_t* const out = result_of(chunk.n, unit, v) + chunk.rows->first * th + chunk.cols->first * tw;
       // Rows that follow each other in the tensor without a gap are one long row.
       const bool merge = th == width * tw;
       const int64_t lines = merge ? 1 : height, length = merge ? height * width : width;
       for (int64_t i = 0; i < lines; ++i) {
-        kernels_.copy_2d({valid(block), length, 1, lanes_, c_.O * tc, tw, c_.stream},
-                         tiles_ + i * length * lanes_, out + i * th);
+        kernels_.copy_2d({valid(unit, v), length, 1, lanes_, tc, tw, c_.stream}, tiles_ + i * length * lanes_,
+                         out + i * th);
       }
     }
   }
 
-  void spread_planes(int64_t n, int64_t block, const SourceRuns& rows, const SourceRuns& cols) {
-    const auto [sn, sc, sh, sw] = c_.source.stride;
-    const int64_t first = block * lanes_, count = valid(block);
-    const int64_t g_first = first / c_.O, groups = (first + count - 1) / c_.O - g_first + 1;
-    std::vector<int32_t> channel(static_cast<size_t>(lanes_), 0);
-    for (int64_t c = 0; c < c_.C; ++c) {
-      for (int64_t l = 0; l < count; ++l)
-        channel[static_cast<size_t>(l)] = static_cast<int32_t>(((first + l) / c_.O - g_first) * c_.C + c);
-      spread_plane(kernels_, c_.source.data + n * sn + g_first * c_.C * sc, sh, sw, groups * c_.C,
-                   channel.data(), c_.source_h, c_.source_w, rows, cols, false,
-                   source_ + c * job_.strides.outer);
-    }
-  }
-
-  // The blocks [first, last) of a chunk. `source` and `result` point at the image's first element.
+  // The vectors [v_first, v_last) of the units [first, last), of a chunk. `source` and `result` point at their
+  // first channels in the image's first element.
   void compute(const Chunk& chunk, const Chunk& next, const scalar_t* source, int64_t first, int64_t last,
-               int64_t o, scalar_t* result, int64_t row, int64_t col) const {
+               int64_t v_first, int64_t v_last, scalar_t* result, int64_t row, int64_t col) const {
     LaneProblem<scalar_t> tile = {};
-    tile.w = weight_of(first, o);
-    tile.start = c_.bias ? bias_of(first, o) : nullptr;
+    tile.w = weight_of(first, v_first);
+    tile.start = c_.bias ? bias_of(first, v_first) : nullptr;
     tile.x_row = job_.row_axis.source_step * job_.strides.row;
     tile.x_col = job_.col_axis.source_step * job_.strides.col;
     tile.result_row = job_.row_axis.out_step * row;
@@ -359,10 +338,22 @@ class Worker {
     tile.outer = c_.C;
     tile.x_outer = job_.strides.outer;
     tile.w_outer = c_.kH * c_.kW * lanes_;
-    tile.x_block = tile.result_block = lanes_;
-    tile.w_block = sets_ * kernel_;
-    tile.start_block = sets_ * lanes_;
-    tile.channels = std::min(last * lanes_, units()) - first * lanes_;
+    tile.result_block = unit_.results;
+    tile.w_block = kernel_;
+    tile.start_block = lanes_;
+    tile.groups = 1;
+    if (unit_.read == LaneRead::kShared) {
+      tile.groups = last - first;
+      tile.x_group = c_.C;
+      tile.result_group = c_.O;
+      tile.channels = std::min(c_.O, v_last * lanes_) - v_first * lanes_;
+    } else {
+      tile.x_block = unit_.sources;
+      tile.channels = groups(first, last) * c_.O;
+      tile.x_channels = groups(first, last) * c_.C;
+    }
+    if (unit_.read == LaneRead::kPicked) tile.pick = job_.pick.data();
+    const auto& lane_kernel = kernels_.lane_kernel[static_cast<int>(unit_.read)];
     tile.stream = streams();
     // A chunk of tensors where they lie is one row of tiles of each phase.
     const int64_t image = next.n - chunk.n, down = next.rows->first - chunk.rows->first;
@@ -384,7 +375,7 @@ class Worker {
         for (const std::vector<RowSegment>& segments : rows.blocks) {
           tile.segments = segments.data();
           tile.segment_count = static_cast<int64_t>(segments.size());
-          kernels_.lane_kernel[rows.count][cols.count](tile);
+          lane_kernel[rows.count][cols.count](tile);
           tile.accumulate = true;
         }
       }
@@ -397,8 +388,9 @@ class Worker {
   const Kernels<scalar_t>& kernels_;
   const int64_t first_, last_;
   Scratch scratch_;
-  const int64_t lanes_, sets_;  // sets: of weights of a block, one for each result channel of a group
-  const int64_t kernel_;        // elements of a set
+  const int64_t lanes_;
+  const LaneUnits& unit_;
+  const int64_t kernel_;  // elements of a vector's weights
   scalar_t *source_, *weight_, *tiles_, *bias_;
 };
 
@@ -408,10 +400,10 @@ template <class scalar_t>
 void lanewise_correlate(const Correlation<scalar_t>& c, const Plan& plan, const Kernels<scalar_t>& kernels,
                         int threads) {
   const Job<scalar_t> job(c, plan, kernels);
-  const LaneCut cut = cut_lanes(plan, job.blocks, job.chunks(), threads);
+  const LaneCut cut = cut_lanes(plan, job.units, job.chunks(), threads);
   parallel_for(cut.blocks * cut.chunks, threads, [&](int64_t i) {
     const int64_t b = i / cut.chunks, part = i % cut.chunks;
-    Worker<scalar_t>(job, part_start(job.blocks, cut.blocks, b), part_start(job.blocks, cut.blocks, b + 1))
+    Worker<scalar_t>(job, part_start(job.units, cut.blocks, b), part_start(job.units, cut.blocks, b + 1))
         .run(part_start(job.chunks(), cut.chunks, part), part_start(job.chunks(), cut.chunks, part + 1));
   });
 }

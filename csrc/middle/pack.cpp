@@ -205,26 +205,18 @@ void pack_planes(const Kernels<scalar_t>& kernels, const scalar_t* src, const Pl
 }
 
 template <class scalar_t>
-void spread_plane(const Kernels<scalar_t>& kernels, const scalar_t* src, int64_t src_h, int64_t src_w,
-                  int64_t channels, const int32_t* channel, int64_t source_h, int64_t source_w,
-                  const SourceRuns& rows, const SourceRuns& columns, bool clear, scalar_t* dst) {
-  if (clear) std::fill_n(dst, rows.length * columns.length * kernels.lanes, scalar_t(0));
-  each_rectangle(rows, columns, source_h, source_w, {},
-                 [&](int64_t h, int64_t w, int64_t at, int64_t height, int64_t width) {
-                   for (int64_t i = 0; i < height; ++i) {
-                     kernels.spread(src + (h + i * rows.step) * src_h + w * src_w, src_w * columns.step,
-                                    width, channels, channel,
-                                    dst + (at + i * columns.length) * kernels.lanes);
-                   }
-                 });
+void pack_weight(const Kernels<scalar_t>& kernels, const WeightView<scalar_t>& w, int64_t valid_lanes,
+                 int64_t panel_lanes, int64_t channels, KRange kh, KRange kw, scalar_t* dst) {
+  const int64_t taps = (kh.end - kh.begin) * (kw.end - kw.begin);
+  if (valid_lanes < panel_lanes) std::fill(dst, dst + channels * taps * panel_lanes, scalar_t(0));
+  pack_weight_lanes(kernels, w, valid_lanes, panel_lanes, channels, kh, kw, dst);
 }
 
 template <class scalar_t>
-void pack_weight(const Kernels<scalar_t>& kernels, const WeightView<scalar_t>& w, int64_t valid_lanes,
-                 int64_t panel_lanes, int64_t channels, KRange kh, KRange kw, scalar_t* dst) {
+void pack_weight_lanes(const Kernels<scalar_t>& kernels, const WeightView<scalar_t>& w, int64_t valid_lanes,
+                       int64_t panel_lanes, int64_t channels, KRange kh, KRange kw, scalar_t* dst) {
   const int64_t nh = kh.end - kh.begin, nw = kw.end - kw.begin, taps = nh * nw;
   const scalar_t* src = w.data + kh.begin * w.kh + kw.begin * w.kw;
-  if (valid_lanes < panel_lanes) std::fill(dst, dst + channels * taps * panel_lanes, scalar_t(0));
   if (w.kw == 1 && (nh == 1 || w.kh == nw) && taps > 1) {
     // A contiguous kernel: its elements are read along memory; where channels
     // follow without a gap, all at once.
@@ -275,13 +267,12 @@ void pack_few(const Kernels<scalar_t>& kernels, const WeightView<scalar_t>& w, i
   template void pack_planes<scalar_t>(const Kernels<scalar_t>&, const scalar_t*, const PlaneStrides&,        \
                                       int64_t, int64_t, int64_t, const SourceRuns&, const SourceRuns&, bool, \
                                       scalar_t*, scalar_t*, int64_t);                                        \
-  template void spread_plane<scalar_t>(const Kernels<scalar_t>&, const scalar_t*, int64_t, int64_t, int64_t, \
-                                       const int32_t*, int64_t, int64_t, const SourceRuns&,                  \
-                                       const SourceRuns&, bool, scalar_t*);                                  \
   template void pack_weight<scalar_t>(const Kernels<scalar_t>&, const WeightView<scalar_t>&, int64_t,        \
                                       int64_t, int64_t, KRange, KRange, scalar_t*);                          \
   template void pack_few<scalar_t>(const Kernels<scalar_t>&, const WeightView<scalar_t>&, int64_t, int64_t,  \
-                                   int64_t, KRange, KRange, scalar_t*, int64_t);
+                                   int64_t, KRange, KRange, scalar_t*, int64_t);                             \
+  template void pack_weight_lanes<scalar_t>(const Kernels<scalar_t>&, const WeightView<scalar_t>&, int64_t,  \
+                                            int64_t, int64_t, KRange, KRange, scalar_t*);
 TCE_INSTANTIATE(float)
 TCE_INSTANTIATE(double)
 #undef TCE_INSTANTIATE

@@ -7,7 +7,7 @@
 //   channel-major   [slot][c][width]     direct forward, grad_input: a tile's rows are neighbouring pixels
 //   pixel-major     [slot][width][c]     the same of a tensor whose channels lie side by side; direct
 //                                        grad_weight: a tile's rows are neighbouring (kw,) c; Winograd
-//   planes          [c][height][width]   pixels, rows; lanewise, with a vector of groups innermost
+//   planes          [c][height][width]   pixels, rows; lanewise, with the channels of a unit innermost
 
 #pragma once
 
@@ -64,13 +64,6 @@ void pack_planes(const Kernels<scalar_t>& kernels, const scalar_t* src, const Pl
                  const SourceRuns& columns, bool clear, scalar_t* dst, scalar_t* spare = nullptr,
                  int64_t spare_pixels = 0);
 
-// The plane of lanes, dst[height][width][lanes]: lane l is channel[l] of the `channels` (at most 2 * lanes)
-// that lie side by side from src on.
-template <class scalar_t>
-void spread_plane(const Kernels<scalar_t>& kernels, const scalar_t* src, int64_t src_h, int64_t src_w,
-                  int64_t channels, const int32_t* channel, int64_t source_h, int64_t source_w,
-                  const SourceRuns& rows, const SourceRuns& columns, bool clear, scalar_t* dst);
-
 // A weight as a correlation reads it: strides of its lane (result) channel,
 // summed channel and kernel elements.
 template <class scalar_t>
@@ -83,6 +76,10 @@ struct WeightView {
 template <class scalar_t>
 void pack_weight(const Kernels<scalar_t>& kernels, const WeightView<scalar_t>& w, int64_t valid_lanes,
                  int64_t panel_lanes, int64_t channels, KRange kh, KRange kw, scalar_t* dst);
+// The same of some of a panel's lanes: the others are left as they are.
+template <class scalar_t>
+void pack_weight_lanes(const Kernels<scalar_t>& kernels, const WeightView<scalar_t>& w, int64_t valid_lanes,
+                       int64_t panel_lanes, int64_t channels, KRange kh, KRange kw, scalar_t* dst);
 
 // The same of few channels as dst[kh][kw][c][panel_lanes], in the order of their terms. What lies `ahead` elements
 // beyond w is packed next, and fetched meanwhile.

@@ -70,6 +70,16 @@ bool batch_is_row(const ConvGeometry& g) {
   return is_pointwise(g) && g.iH == 1 && g.iW == 1;
 }
 
+LaneUnits lane_units(const Plan& plan) {
+  const ConvGeometry& g = plan.geometry;
+  const bool forward = plan.contraction == Contraction::kForward;
+  const int64_t C = forward ? g.Ci : g.Co, O = forward ? g.Co : g.Ci, L = plan.lanes;
+  if (C == 1 && O == 1) return {LaneRead::kOwn, L, 1, L, L, L};
+  const int64_t groups = std::min(L / std::max<int64_t>(1, C), L / std::max<int64_t>(1, O));
+  if (groups > 1) return {LaneRead::kPicked, groups, 1, groups * C, groups * O, groups * O};
+  return {LaneRead::kShared, 1, ceil_div(O, L), C, std::min(O, L), O};
+}
+
 bool planes_in_place(const Plan& plan) {
   const ConvGeometry& g = plan.geometry;
   const int64_t last = (g.oW - 1) * g.stride_w + (g.kW - 1) * g.dilation_w;
@@ -233,9 +243,8 @@ const char* tile_text(const Plan& p) {
     case Algorithm::kRows:
       return weight ? "rows are kernel elements, lanes are columns" : "rows are rows, lanes are columns";
     default:
-      return weight     ? "rows are kh, vectors are kw, lanes are groups"
-             : p.spread ? "rows are rows, vectors are columns, lanes are result channels"
-                        : "rows are rows, vectors are columns, lanes are groups";
+      return weight ? "rows are kh, vectors are kw, lanes are groups"
+                    : "rows are rows, vectors are columns, lanes are result channels";
   }
 }
 
@@ -262,7 +271,8 @@ std::string chunk_text(const Plan& p) {
   if (p.algorithm == Algorithm::kPixels || p.algorithm == Algorithm::kRows)
     return text + ", one group at a time";
   if (p.algorithm == Algorithm::kLanewise)
-    return text + ", " + std::to_string(p.lanes) + (p.spread ? " result channels" : " groups") + " at a time";
+    return text + ", up to " + std::to_string(p.panels * (weight ? 1 : lane_units(p).vectors)) +
+           " vectors of " + (weight ? "groups" : "result channels");
   text +=
       ", up to " + std::to_string(p.panels) + " panels of " + std::to_string(p.panel_lanes()) + " channels";
   if (weight) text += ", " + std::to_string(p.c_block) + " input channels";

@@ -10,6 +10,7 @@
 
 #pragma once
 
+#include <algorithm>
 #include <cstdint>
 #include <string>
 
@@ -66,7 +67,6 @@ struct Plan {
   int64_t c_block;             // summed channels (grad_weight: Ci of an item)
   int64_t kh_block, kw_block;  // kernel elements (lanewise, rows: kh_block counts the row taps of a phase)
 
-  bool spread;  // lanewise: lanes are result channels, not groups
   bool turned;  // direct, exchanged grad_weight: lanes are a kernel row's (kw, ci), rows are co
   WinogradAxis winograd_h, winograd_w;
   int joined;  // Winograd: groups that are computed as one
@@ -132,9 +132,27 @@ inline bool rows_in_place(const Plan& plan) {
   return plan.layout.columns_inner && plan.geometry.stride_w <= 2;
 }
 
-// lanewise: a vector's lanes lie side by side in all tensors, and are read and written there.
+// lanewise: channels lie side by side in all tensors, and are read and written there. (grad_weight: of depthwise
+// layers alone.)
 inline bool lanes_in_place(const Plan& plan) {
-  return plan.layout.channels_inner && plan.geometry.Ci == 1 && plan.geometry.Co == 1;
+  return plan.layout.channels_inner &&
+         (plan.contraction != Contraction::kGradWeight || (plan.geometry.Ci == 1 && plan.geometry.Co == 1));
+}
+
+// lanewise, forward and grad_input: units of one or more groups, each with as many vectors of result channels.
+struct LaneUnits {
+  LaneRead read;
+  int64_t groups;    // of a unit; they share a vector
+  int64_t vectors;   // of a unit
+  int64_t sources;   // channels that a unit reads
+  int64_t results;   // of a vector; those of a group's last one may be fewer
+  int64_t channels;  // results of a unit
+};
+LaneUnits lane_units(const Plan& plan);
+// From pixel to pixel of a unit's packed channels.
+inline int64_t lane_pixel(const Plan& plan) {
+  const LaneUnits unit = lane_units(plan);
+  return unit.read == LaneRead::kShared ? std::max<int64_t>(unit.sources, 2) : plan.lanes;
 }
 
 // grad_weight: planes of X without padding between their columns are read where they lie, if L1 holds a line of

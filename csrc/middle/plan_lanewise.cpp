@@ -11,31 +11,40 @@ namespace tce {
 namespace {
 
 // The tile with the fewest cycles for all results of an image and a vector of channels, which are returned:
-// window rows load their columns once for all rows that have a term with them.
+// window rows load their columns once for all rows that have a term with them, a vector for each of the summed
+// channels.
 template <class scalar_t>
-double choose_lane_tile(Plan& plan, const Kernels<scalar_t>& k, const Sizes& s, int64_t split) {
+double choose_lane_tile(Plan& plan, const Kernels<scalar_t>& k, const Sizes& s, LaneRead read,
+                        int64_t split) {
   const auto phases = [](const AxisBound& a) { return std::clamp<int64_t>(a.out_size, 1, a.out_step); };
   const int64_t rows = std::max<int64_t>(1, ceil_div(s.out_h, phases(s.h) * split)),
                 cols = std::max<int64_t>(1, ceil_div(s.out_w, phases(s.w)));
-  const double taps_h = static_cast<double>(std::max<int64_t>(1, s.h.taps)),
-               taps_w = static_cast<double>(std::max<int64_t>(1, s.w.taps)),
+  // Of a phase, on average.
+  const ConvGeometry& g = plan.geometry;
+  const double taps_h = std::max(1.0, static_cast<double>(g.kH) / static_cast<double>(phases(s.h))),
+               taps_w = std::max(1.0, static_cast<double>(g.kW) / static_cast<double>(phases(s.w))),
                chains = static_cast<double>(std::clamp<int64_t>(s.h.taps, 1, s.h.source_step));
-  const bool aligned = s.C * s.O > 1 || !plan.layout.channels_inner || plan.geometry.G % k.lanes == 0;
+  const bool aligned =
+      read != LaneRead::kOwn || !plan.layout.channels_inner || plan.geometry.G % k.lanes == 0;
+  const double x_load = read == LaneRead::kShared ? 0.5 : load_cycles(plan, aligned);
   double best = kNever;
   // Kernel rows of a chain, at least: a tile has no more rows than these and one.
   const int64_t chain = std::min(plan.kh_block, plan.geometry.kH / s.h.out_step) /
                         std::max<int64_t>(1, std::min(s.h.taps, s.h.source_step));
   for (int r = 1; r <= std::min<int64_t>(kMaxLaneRows, std::max<int64_t>(chain, 1) + 1); ++r) {
     for (int p = 1; p <= kMaxLaneCols; ++p) {
-      if (!k.lane_kernel[r][p]) continue;
+      if (!k.lane_kernel[static_cast<int>(read)][r][p]) continue;
       const int64_t tiles = ceil_div(rows, r) * ceil_div(cols, p);
       const double mr = static_cast<double>(rows) / static_cast<double>(ceil_div(rows, r)),
                    nc = static_cast<double>(cols) / static_cast<double>(ceil_div(cols, p));
       const double window = taps_h + chains * (mr - 1);
-      const double loads = window * nc * load_cycles(plan, aligned) + taps_h * mr * load_cycles(plan, true);
-      const double step = std::max({taps_h * mr * nc / k.fma_per_cycle, loads, 4 * window});
+      const double loads = window * nc * x_load + taps_h * mr * load_cycles(plan, true);
+      // A permutation takes about half as long from the units of the FMAs (measured).
+      const double picks = read == LaneRead::kPicked ? window * nc / 2 : 0;
+      const double step = std::max({(taps_h * mr * nc + picks) / k.fma_per_cycle, loads,
+                                    4 * window / static_cast<double>(std::max<int64_t>(1, s.C))});
       const double cycles = static_cast<double>(tiles * split * phases(s.h) * phases(s.w)) *
-                            (taps_w * (step + 2 * window) + 4 * mr * nc + 30);
+                            (taps_w * (static_cast<double>(s.C) * step + 2 * window) + 4 * mr * nc + 30);
       if (cycles < best) {
         best = cycles;
         plan.mr = r, plan.nv = p;
@@ -50,23 +59,21 @@ double plan_lanewise_correlation(Plan& plan, const Kernels<scalar_t>& k) {
   const ConvGeometry& g = plan.geometry;
   const Sizes s = sizes_of(plan);
   const int64_t es = plan.element_size, L = k.lanes, taps = g.kH * g.kW;
-  const bool in_place = lanes_in_place(plan);
   plan.lanes = k.lanes;
   plan.c_block = s.C, plan.kw_block = g.kW;
   plan.kh_block = balanced(g.kH, kTerms / std::max<int64_t>(1, s.C * g.kW));
-  // Groups, or result channels where these lie side by side: a block then reads no more than two vectors of
-  // channels.
-  const int64_t groups = s.O > 0 ? ceil_div(L, s.O) + (L % s.O == 0 ? 0 : 1) : 0;
-  plan.spread = plan.layout.channels_inner && (s.C > 1 || s.O > 1) && groups * s.C <= 2 * L;
+  if (s.C * g.kW > 2 * kTerms) return kNever;  // longer sums than others have
+  const LaneUnits unit = lane_units(plan);
   const int64_t split = g.dilation_h / std::gcd(g.dilation_h, g.stride_h);
-  const double sums = choose_lane_tile(plan, k, s, split);
-  // The lines of a band that all blocks read should stay in L2, until the band below has read them.
+  const double sums = choose_lane_tile(plan, k, s, unit.read, split);
+  const bool in_place = lanes_in_place(plan);
+  // The lines of a band that all units read should stay in L2, until the band below has read them.
   const int64_t line = std::max<int64_t>(1, g.G * s.C * s.w.source_step * es);
   const int64_t window = (s.h.taps_span + s.h.source_step * plan.mr * split) * line / s.w.out_step;
   plan.cols = balanced(
       s.out_w, in_place ? std::max<int64_t>(kSourceBytes / std::max<int64_t>(1, window), 32) : kChunkCols);
   const int64_t width = box_bound(s.w, plan.cols);
-  const auto source = [&](int64_t rows) { return s.C * box_bound(s.h, rows) * width * L * es; };
+  const auto source = [&](int64_t rows) { return box_bound(s.h, rows) * width * lane_pixel(plan) * es; };
   if (in_place) {
     plan.rows = std::min(s.out_h, plan.mr * split * s.h.out_step);
     plan.source_bytes = plan.tile_bytes = 0;
@@ -78,24 +85,18 @@ double plan_lanewise_correlation(Plan& plan, const Kernels<scalar_t>& k) {
     plan.tile_bytes = scratch_bytes(plan.rows * plan.cols * L, es);
   }
   plan.rows = std::max<int64_t>(1, plan.rows);
-  const int64_t sets = plan.spread ? 1 : s.O, units = plan.spread ? g.G * s.O : g.G;
-  const int64_t block = sets * (s.C * taps + 1) * L * es;
-  plan.panels = std::clamp<int64_t>(kWeightBytes / 4 / std::max<int64_t>(1, block), 1,
-                                    std::max<int64_t>(1, ceil_div(units, L)));
-  plan.weight_bytes = scratch_bytes(plan.panels * block, 1);
-  if (plan.source_bytes > 4 * kSourceBytes || block > kWeightBytes) return kNever;
+  const int64_t bytes = unit.vectors * (s.C * taps + 1) * L * es, units = ceil_div(g.G, unit.groups);
+  plan.panels =
+      std::clamp<int64_t>(kWeightBytes / 2 / std::max<int64_t>(1, bytes), 1, std::max<int64_t>(1, units));
+  plan.weight_bytes = scratch_bytes(plan.panels * bytes, 1);
+  if (plan.source_bytes > 4 * kSourceBytes || bytes > kWeightBytes) return kNever;
   plan.scratch_bytes = plan.source_bytes + plan.weight_bytes + plan.tile_bytes;
-  const double lane_use = static_cast<double>(ceil_div(units, L) * sets) / static_cast<double>(g.G);
-  // Planes of several channels come from L2, if they fit there (measured).
-  const double several = s.C == 1 ? 1.0 : plan.spread ? 1.4 : 1.7;
-  const Move move = plan.layout.channels_inner ? (in_place ? kInPlace : kGathered) : kTransposed;
-  const double cycles = several * sums * static_cast<double>(s.C) * lane_use;
+  const double lane_use = static_cast<double>(units * unit.vectors) / static_cast<double>(g.G);
   // Planes are transposed in blocks, row by row; what a block costs by itself counts for small images
   // (measured).
-  const double fixed = plan.layout.channels_inner ? 0 : 40 * static_cast<double>(s.O);
-  if (!plan.spread) return cycles + fixed + plane_cycles(plan, move, move);
-  // Each source channel is spread for every result channel of its group.
-  return cycles + static_cast<double>(s.O) * plane_cycles(plan, kCopied, kInPlace);
+  const double fixed = in_place ? 0 : 40 * static_cast<double>(s.O);
+  const Move move = in_place ? kInPlace : kTransposed;
+  return sums * lane_use + fixed + plane_cycles(plan, move, move);
 }
 
 // The tile of kernel elements with the fewest cycles for a pixel, which are returned: a load for each element.

@@ -2,9 +2,9 @@
 // planes for all pixels of a phase, so none packs per row of the result.
 //
 //   pixels     lanes are pixels, a tile's rows a group's result channels      few: RGB heads, ResNeXt
-//   lanewise   lanes are groups, or neighbouring result channels of small     many groups: channels side by
-//              groups; a tile's rows and columns the image's (grad_weight:    side, small maps, strides
-//              the kernel's)
+//   lanewise   lanes are neighbouring result channels (grad_weight: groups);  many groups: channels side
+//              a tile's rows and columns the image's (grad_weight: the       by side, small maps, strides
+//              kernel's)
 //   rows       lanes are columns, a tile's rows rows (grad_weight: taps)      depthwise, columns side by side
 
 #pragma once
