@@ -182,7 +182,12 @@ double plan_winograd(Plan& plan, const Kernels<scalar_t>& kernels) {
                                                                      : plan_correlation(plan, kernels);
   // So few channels that the transforms' vectors are not full, and the products' sums short (measured).
   const bool few = std::min(g.Ci, g.Co) * plan.joined < kernels.lanes;
-  return ((few ? 1.4 * cycles : cycles) + piece_cycles(plan, kWinogradLine, plan.joined)) / plan.joined;
+  // Groups of few channels with a stride have small parts, which are transposed one by one (measured).
+  const bool strided = g.G > 1 && std::max(g.Ci, g.Co) <= 2 * kernels.lanes && g.stride_h * g.stride_w > 1 &&
+                       !plan.layout.channels_inner && plan.contraction != Contraction::kGradWeight;
+  return ((few ? 1.4 : 1.0) * (strided ? 1.3 : 1.0) * cycles +
+          piece_cycles(plan, kWinogradLine, plan.joined)) /
+         plan.joined;
 }
 
 template double plan_winograd<float>(Plan&, const Kernels<float>&);
