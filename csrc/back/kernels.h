@@ -114,11 +114,13 @@ struct RowProblem {
   bool stream;  // sweeps: write past the caches where all vectors are whole and aligned
 };
 
-// A kernel column of the lanewise algorithm.
-struct LaneTap {
-  int32_t w;         // element offset of its weights
-  uint32_t columns;  // of the tile: bit c is set if its column c has a term
-  int64_t x;         // element offset of the source that the tile's column 0 reads
+// Kernel columns of the lanewise algorithm that read neighbouring columns of the source. With a tile of P columns
+// they read P + count - 1 of these.
+struct LaneRun {
+  int64_t x;         // element offset of the source that the first one reads for the tile's column 0
+  int32_t w;         // element offset of the first one's weights
+  int32_t count;     // at most lane_run of the tile
+  uint32_t sources;  // bit s: source column s is a term
 };
 
 // What the lanes of the lanewise algorithm read of a pixel:
@@ -134,13 +136,13 @@ constexpr int kLaneReads = 3;
 // x[...] read as LaneRead says:
 //
 //   result[r * result_row + c * result_col + l] =
-//       start[l] + sum over o < outer, segments s, k < s.rows, u < width of
-//           w[o * w_outer + s.w + k * w_row + taps[u].w + l] *
-//           x[o * x_outer + s.x + (r + k) * x_row + taps[u].x + c * x_col + ...]
+//       start[l] + sum over segments s, k < s.rows, runs t, o < outer, u < t.count of
+//           w[o * w_outer + s.w + k * w_row + t.w + u * w_col + l] *
+//           x[o * x_outer + s.x + (r + k) * x_row + t.x + (c + u) * x_col + ...]
 //
-// without the window's rows that a segment leaves out and the columns that a tap leaves out. Weights and start
-// are whole vectors. A loaded vector of x serves up to R results. With accumulate the sum is added to the
-// result instead.
+// without the window's rows that a segment leaves out and the columns that a run leaves out. Weights and start
+// are whole vectors. A loaded vector of x serves up to R * t.count results. With accumulate the sum is added to
+// the result instead.
 template <class scalar_t>
 struct LaneProblem {
   const scalar_t* x;
@@ -148,16 +150,15 @@ struct LaneProblem {
   scalar_t* result;
   const scalar_t* start;  // null: 0
   const RowSegment* segments;
-  const LaneTap* taps;
-  int64_t x_row, x_col, w_row, result_row, result_col;
+  const LaneRun* runs;
+  int64_t x_row, x_col, w_row, w_col, result_row, result_col;
   int64_t x_outer, w_outer;
   int64_t x_block, w_block, result_block, start_block;  // from vector to vector
   int64_t x_group, result_group;                        // from group to group; w and start go on
   int64_t channels, x_channels;                         // of a group (x_channels: kPicked only)
   int64_t groups;
   const int32_t* pick;  // kPicked only
-  int64_t outer, segment_count, width;
-  bool all_columns;  // every tap has all columns
+  int64_t outer, segment_count, run_count;
   bool accumulate;
   bool stream;  // whole vectors past the caches, to aligned addresses; finish_streams is the caller's
   // Fetched meanwhile: from each segment's last R rows as far below as x_ahead, ahead_cols pixels of a step
@@ -232,8 +233,8 @@ struct Copy2d {
   int64_t src_ahead = 0, dst_ahead = 0;  // by transposes only; 0: nothing
 };
 
-// Of the lanewise algorithm: rows and columns of a tile.
-constexpr int kMaxLaneRows = 3, kMaxLaneCols = 8;
+// Of the lanewise algorithm: rows and columns of a tile, kernel columns of a run.
+constexpr int kMaxLaneRows = 3, kMaxLaneCols = 16, kMaxLaneRun = 4;
 // Of the same: kernel rows and columns of a weight gradient.
 constexpr int kMaxLaneKh = 5, kMaxLaneKw = 7;
 constexpr int kMaxVectors = 4;                               // largest nv of any ISA
@@ -280,7 +281,8 @@ struct Kernels {
   RowKernel row_kernel[2][kRowModes][kMaxVectors + 1][kMaxTileRows + 1];  // [half][mode][nv][mr]
   RowKernel sweep_kernel[2][kRowModes][kMaxSweep + 1][kMaxVectors + 1];   // [half][mode][K][nv]
   void (*lane_kernel[kLaneReads][kMaxLaneRows + 1][kMaxLaneCols + 1])(
-      const LaneProblem<scalar_t>&);  // [read][R][P], or null
+      const LaneProblem<scalar_t>&);                             // [read][R][P], or null
+  int lane_run[kLaneReads][kMaxLaneRows + 1][kMaxLaneCols + 1];  // the same: kernel columns of a run, at most
   void (*lane_weight_kernel[kMaxLaneKh + 1][kMaxLaneKw + 1])(
       const LaneWeightProblem<scalar_t>&);  // [kh][kw], or null
   void (*finish_streams)();                 // before others read what was written past the caches

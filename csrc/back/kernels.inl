@@ -334,18 +334,21 @@ constexpr void fill_channel_weights(Kernels<scalar_t>& k, std::integer_sequence<
     MR * (I + 2) < Registers ? I + 1 : 1 >                        : nullptr),
    ...);
 }
-// Of the lanewise algorithm, with a vector of weights for each row and one of x.
+// Of the lanewise algorithm, with a vector of weights for each row and kernel column of a run, and one of x. Only
+// where lanes have one channel each: else the order of a result's terms would depend on the runs, and so on the
+// tile.
 template <class scalar_t, int Registers, LaneRead Read, int R, int P>
-constexpr auto lane_tile_kernel() {
-  using Kernel = void (*)(const LaneProblem<scalar_t>&);
-  if constexpr (R * (P + 2) + 1 < Registers) return static_cast<Kernel>(lane_kernel<scalar_t, Read, R, P>);
-  return static_cast<Kernel>(nullptr);
+constexpr void fill_lane_tile(Kernels<scalar_t>& k) {
+  constexpr int free = (Registers - 2 - R * P) / R, most = free < kMaxLaneRun ? free : kMaxLaneRun;
+  constexpr int run = Read == LaneRead::kOwn ? most : R * (P + 2) + 1 < Registers ? 1 : 0;
+  if constexpr (run > 0) {
+    k.lane_kernel[static_cast<int>(Read)][R][P] = lane_kernel<scalar_t, Read, R, P, run>;
+    k.lane_run[static_cast<int>(Read)][R][P] = run;
+  }
 }
 template <class scalar_t, int Registers, LaneRead Read, int R, int... I>
 constexpr void fill_lane_rows(Kernels<scalar_t>& k, std::integer_sequence<int, I...>) {
-  ((k.lane_kernel[static_cast<int>(Read)][R][I + 1] =
-        lane_tile_kernel<scalar_t, Registers, Read, R, I + 1>()),
-   ...);
+  (fill_lane_tile<scalar_t, Registers, Read, R, I + 1>(k), ...);
 }
 // With a vector of dY and one of x.
 template <class scalar_t, int Registers, int KH, int... I>

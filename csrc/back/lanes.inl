@@ -31,51 +31,67 @@ struct LaneReader {
   }
 };
 
-// One row of the window. It feeds the tile's rows Low ... High; row r with the kernel row `w - r * w_row`.
-template <int Low, int High, int P, bool AllColumns, class scalar_t, class Reader>
+// U neighbouring kernel columns and one row of the window. It feeds the tile's rows Low ... High; row r with the
+// kernel row `w - r * w_row`.
+template <int Low, int High, int P, int U, class scalar_t, class Reader>
+TCE_INLINE void add_lane_run(const LaneProblem<scalar_t>& p, const scalar_t* x, const scalar_t* w,
+                             uint32_t sources, const Reader& read, Vec<scalar_t> (*acc)[P]) {
+  constexpr int rows = High - Low + 1;
+  const int64_t x_col = p.x_col, w_col = p.w_col, w_row = p.w_row;
+  Vec<scalar_t> wv[rows][U];
+  TCE_UNROLL
+  for (int r = 0; r < rows; ++r) {
+    TCE_UNROLL
+    for (int u = 0; u < U; ++u) wv[r][u] = load(w - (Low + r) * w_row + u * w_col);
+  }
+  TCE_UNROLL
+  for (int s = 0; s < P + U - 1; ++s) {
+    if (!(sources >> s & 1)) continue;
+    Vec<scalar_t> xv = read(x + s * x_col);
+    if constexpr (rows * U > 1) keep(xv);
+    TCE_UNROLL
+    for (int u = 0; u < U; ++u) {
+      if (s < u || s - u >= P) continue;
+      TCE_UNROLL
+      for (int r = 0; r < rows; ++r) acc[Low + r][s - u] += xv * wv[r][u];
+    }
+  }
+}
+
+// One row of the window, one summed channel after the other; kernel columns up to Most at a time.
+template <int Low, int High, int P, class scalar_t, class Reader, int... U>
 TCE_INLINE void add_lane_row(const LaneProblem<scalar_t>& p, const scalar_t* x, const scalar_t* w,
-                             Reader read, Vec<scalar_t> (*acc)[P]) {
-  constexpr int rows = High - Low + 1, L = kLanes<scalar_t>;
-  const int64_t x_col = p.x_col, w_row = p.w_row, x_outer = p.x_outer, w_outer = p.w_outer;
-  for (const LaneTap *tap = p.taps, *const end = tap + p.width; tap != end; ++tap) {
-    const scalar_t *xt = x + tap->x, *wt = w + tap->w;
-    const uint32_t columns = tap->columns;
-    for (int64_t o = 0; o < p.outer; ++o, xt += x_outer, wt += w_outer) {
-      if constexpr (Reader::kPicks) read.pick = lane_index<scalar_t>(p.pick + o * L);
-      Vec<scalar_t> wv[rows];
-      TCE_UNROLL
-      for (int r = 0; r < rows; ++r) wv[r] = load(wt - (Low + r) * w_row);
-      TCE_UNROLL
-      for (int c = 0; c < P; ++c) {
-        if (!AllColumns && !(columns >> c & 1)) continue;
-        Vec<scalar_t> xv = read(xt + c * x_col);
-        if constexpr (rows > 1) keep(xv);
-        TCE_UNROLL
-        for (int r = 0; r < rows; ++r) acc[Low + r][c] += xv * wv[r];
-      }
+                             Reader read, Vec<scalar_t> (*acc)[P], std::integer_sequence<int, U...>) {
+  for (const LaneRun *run = p.runs, *const end = run + p.run_count; run != end; ++run) {
+    const scalar_t *xr = x + run->x, *wr = w + run->w;
+    const uint32_t sources = run->sources;
+    const int count = run->count;
+    for (int64_t o = 0; o < p.outer; ++o, xr += p.x_outer, wr += p.w_outer) {
+      if constexpr (Reader::kPicks) read.pick = lane_index<scalar_t>(p.pick + o * kLanes<scalar_t>);
+      ((count == U + 1 ? add_lane_run<Low, High, P, U + 1>(p, xr, wr, sources, read, acc) : void()), ...);
     }
   }
 }
 
 // The first and the last rows of a window feed only some of the tile's rows: 0 ... I, and I + 1 ... R - 1.
-template <int R, int P, bool AllColumns, class scalar_t, class Reader, int... I>
+template <int R, int P, class scalar_t, class Reader, class Counts, int... I>
 TCE_INLINE void add_lane_segment(const LaneProblem<scalar_t>& p, const RowSegment& s, const scalar_t* x,
                                  const scalar_t* w, const Reader& read, Vec<scalar_t> (*acc)[P],
-                                 std::integer_sequence<int, I...>) {
+                                 Counts counts, std::integer_sequence<int, I...>) {
   const int begin = s.begin, end = s.end, rows = s.rows;
-  ((begin <= I && I < end ? add_lane_row<0, I, P, AllColumns>(p, x + I * p.x_row, w + I * p.w_row, read, acc)
+  ((begin <= I && I < end ? add_lane_row<0, I, P>(p, x + I * p.x_row, w + I * p.w_row, read, acc, counts)
                           : void()),
    ...);
   for (int i = begin > R - 1 ? begin : R - 1; i < (end < rows ? end : rows); ++i)
-    add_lane_row<0, R - 1, P, AllColumns>(p, x + i * p.x_row, w + i * p.w_row, read, acc);
+    add_lane_row<0, R - 1, P>(p, x + i * p.x_row, w + i * p.w_row, read, acc, counts);
   ((begin <= rows + I && rows + I < end
-        ? add_lane_row<I + 1, R - 1, P, AllColumns>(p, x + (rows + I) * p.x_row, w + (rows + I) * p.w_row,
-                                                    read, acc)
+        ? add_lane_row<I + 1, R - 1, P>(p, x + (rows + I) * p.x_row, w + (rows + I) * p.w_row, read, acc,
+                                        counts)
         : void()),
    ...);
 }
 
-template <int R, int P, bool Whole, bool AllColumns, class scalar_t, class Reader>
+template <int R, int P, int Most, bool Whole, class scalar_t, class Reader>
 TCE_INLINE void lane_tile(const LaneProblem<scalar_t>& p, const scalar_t* x, const scalar_t* w,
                           const scalar_t* start, scalar_t* result, const scalar_t* fetched, Reader read,
                           bool streams) {
@@ -89,8 +105,8 @@ TCE_INLINE void lane_tile(const LaneProblem<scalar_t>& p, const scalar_t* x, con
       for (int r = 0; r < R; ++r, next += p.x_row)
         for (int64_t c = 0; c < p.ahead_cols; ++c) __builtin_prefetch(next + c * p.ahead_col, 0, 2);
     }
-    add_lane_segment<R, P, AllColumns>(p, s, x + s.x, w + s.w, read, acc,
-                                       std::make_integer_sequence<int, R - 1>());
+    add_lane_segment<R, P>(p, s, x + s.x, w + s.w, read, acc, std::make_integer_sequence<int, Most>(),
+                           std::make_integer_sequence<int, R - 1>());
   }
   const V first = start ? load(start) : V{};
   const bool accumulate = p.accumulate;
@@ -114,7 +130,8 @@ TCE_INLINE void lane_tile(const LaneProblem<scalar_t>& p, const scalar_t* x, con
   }
 }
 
-template <class scalar_t, LaneRead Read, int R, int P>
+// Most: kernel columns at a time.
+template <class scalar_t, LaneRead Read, int R, int P, int Most>
 __attribute__((noinline)) void lane_kernel(const LaneProblem<scalar_t>& p) {
   constexpr int L = kLanes<scalar_t>;
   constexpr bool masks_cost = kVectorBytes < 64;
@@ -127,16 +144,11 @@ __attribute__((noinline)) void lane_kernel(const LaneProblem<scalar_t>& p) {
       const int sources = static_cast<int>(x_left < p.x_block ? x_left : p.x_block);
       const bool whole = lanes == L && (Read != LaneRead::kPicked || sources == L),
                  streams = lanes == L && p.stream;
-      const auto tile = [&](auto whole_vectors, auto all_columns) {
+      const auto tile = [&](auto whole_vectors) {
         const LaneReader<scalar_t, Read, whole_vectors> read{lanes, sources, {}};
-        lane_tile<R, P, whole_vectors, all_columns>(p, x, w, start, result, fetched, read, streams);
+        lane_tile<R, P, Most, whole_vectors>(p, x, w, start, result, fetched, read, streams);
       };
-      if (masks_cost && whole) {
-        p.all_columns ? tile(std::true_type(), std::true_type()) : tile(std::true_type(), std::false_type());
-      } else {
-        p.all_columns ? tile(std::false_type(), std::true_type())
-                      : tile(std::false_type(), std::false_type());
-      }
+      masks_cost&& whole ? tile(std::true_type()) : tile(std::false_type());
       // The vectors of a group read the same sources, and fetch their lines in turn.
       fetched += Read == LaneRead::kShared ? L : p.x_block;
       x += p.x_block, x_left -= p.x_block, w += p.w_block, result += p.result_block;

@@ -28,9 +28,9 @@ namespace {
 struct ColumnTile {
   int64_t first, count;  // result column of the first
   int64_t x;             // the source of tap 0 without padding for the first
-  bool all;              // every tap has a term in every column
   bool fetches;
-  std::vector<LaneTap> taps;
+  int64_t w_col;
+  std::vector<LaneRun> runs;
 };
 
 // The same in a column, and the terms of each K block.
@@ -125,7 +125,8 @@ struct Job {
           pick[static_cast<size_t>(i * lanes + l)] = static_cast<int32_t>(l / c.O * c.C + i);
     }
     const int64_t phases = c.rows({0, 0}).out_step;  // with sources of their own
-    rows = make_parts<RowTile>(row_axis, p.rows, most_rows(), [&](size_t f, const KRange& j) {
+    const int64_t mr = most_rows();
+    rows = make_parts<RowTile>(row_axis, p.rows, mr, [&](size_t f, const KRange& j) {
       RowTile tile{static_cast<int64_t>(f) + j.begin * row_axis.out_step,
                    j.end - j.begin,
                    static_cast<int64_t>(f) % phases == 0,
@@ -135,8 +136,9 @@ struct Job {
           f, [&](size_t t0, size_t t1) { tile.blocks.push_back(row_segments(f, t0, t1, j, tile.w_row)); });
       return tile;
     });
-    cols = make_parts<ColumnTile>(col_axis, p.cols, p.nv,
-                                  [&](size_t f, const KRange& j) { return column_tile(f, j); });
+    cols = make_parts<ColumnTile>(col_axis, p.cols, p.nv, [&](size_t f, const KRange& j) {
+      return column_tile(f, j, k.lane_run[static_cast<int>(unit.read)][mr][j.end - j.begin]);
+    });
   }
 
   // The K blocks of a phase: at least one, since without taps the result is the bias.
@@ -177,21 +179,31 @@ struct Job {
     return segments;
   }
 
-  ColumnTile column_tile(size_t f, const KRange& j) const {
-    const uint32_t every = (1u << (j.end - j.begin)) - 1;
+  ColumnTile column_tile(size_t f, const KRange& j, int64_t most_run) const {
+    const int64_t count = j.end - j.begin, step = col_axis.source_step;
     ColumnTile tile{static_cast<int64_t>(f) + j.begin * col_axis.out_step,
-                    j.end - j.begin,
-                    j.begin * col_axis.source_step * strides.col,
-                    true,
+                    count,
+                    j.begin * step * strides.col,
                     f == 0,
+                    0,
                     {}};
-    for (const Tap& tap : col_axis.phases[f].taps) {
-      const int64_t source = tap.source + j.begin * col_axis.source_step;
-      const KRange met = inside(source, col_axis.source_step, j.end - j.begin, col_axis.source_size);
+    for (const RowChain& chain : make_row_chains(col_axis, f, 0, col_axis.phases[f].taps.size())) {
+      if (chain.count > 1) tile.w_col = chain.k_step * lanes;
+      // Sources inside the image, of those that the chain reads, and the taps that read these.
+      const KRange met =
+          inside(chain.source + j.begin * step, step, chain.count + count - 1, col_axis.source_size);
+      const KRange taps{std::max<int64_t>(0, met.begin - count + 1), std::min(chain.count, met.end)};
       if (met.begin == met.end) continue;
-      const uint32_t columns = (1u << met.end) - (1u << met.begin);
-      tile.all = tile.all && columns == every;
-      tile.taps.push_back({static_cast<int32_t>(tap.k * lanes), columns, tap.source * strides.col});
+      const int64_t runs = ceil_div(taps.end - taps.begin, most_run);
+      for (int64_t i = 0; i < runs; ++i) {
+        const int64_t first = taps.begin + part_start(taps.end - taps.begin, runs, i),
+                      last = taps.begin + part_start(taps.end - taps.begin, runs, i + 1);
+        const KRange sources = intersection({first, last + count - 1}, met);
+        tile.runs.push_back({(chain.source + first * step) * strides.col,
+                             static_cast<int32_t>((chain.k + first * chain.k_step) * lanes),
+                             static_cast<int32_t>(last - first),
+                             (1u << (sources.end - first)) - (1u << (sources.begin - first))});
+      }
     }
     return tile;
   }
@@ -366,9 +378,9 @@ class Worker {
       for (const ColumnTile& cols : chunk.cols->tiles) {
         tile.x_ahead = rows.fetches && cols.fetches ? x_ahead : 0;
         tile.ahead_cols = cols.count * job_.col_axis.source_step;
-        tile.taps = cols.taps.data();
-        tile.width = static_cast<int64_t>(cols.taps.size());
-        tile.all_columns = cols.all;
+        tile.runs = cols.runs.data();
+        tile.run_count = static_cast<int64_t>(cols.runs.size());
+        tile.w_col = cols.w_col;
         tile.x = source + cols.x;
         tile.result = result + rows.first * row + cols.first * col;
         tile.accumulate = false;

@@ -10,9 +10,16 @@ namespace tce {
 
 namespace {
 
-// The tile with the fewest cycles for all results of an image and a vector of channels, which are returned:
-// window rows load their columns once for all rows that have a term with them, a vector for each of the summed
-// channels.
+// Kernel columns that read neighbouring columns of the source, one result column after the other.
+int64_t columns_of_chain(const Plan& plan, const Sizes& s) {
+  const ConvGeometry& g = plan.geometry;
+  const int64_t dilation = g.dilation_w / std::gcd(g.dilation_w, g.stride_w);
+  return dilation > 1 ? 1 : std::max<int64_t>(1, ceil_div(s.w.taps, s.w.classes));
+}
+
+// The tile with the fewest cycles for all results of an image and a vector of channels, which are returned: a
+// source is loaded once for all rows, and all kernel columns of a run, that have a term with it; a vector for each
+// of the summed channels.
 template <class scalar_t>
 double choose_lane_tile(Plan& plan, const Kernels<scalar_t>& k, const Sizes& s, LaneRead read,
                         int64_t split) {
@@ -27,6 +34,9 @@ double choose_lane_tile(Plan& plan, const Kernels<scalar_t>& k, const Sizes& s, 
   const bool aligned =
       read != LaneRead::kOwn || !plan.layout.channels_inner || plan.geometry.G % k.lanes == 0;
   const double x_load = read == LaneRead::kShared ? 0.5 : load_cycles(plan, aligned);
+  // Kernel columns that read neighbouring sources.
+  const int64_t chain_w = columns_of_chain(plan, s);
+  const auto& most_run = k.lane_run[static_cast<int>(read)];
   double best = kNever;
   // Kernel rows of a chain, at least: a tile has no more rows than these and one.
   const int64_t chain = std::min(plan.kh_block, plan.geometry.kH / s.h.out_step) /
@@ -38,13 +48,15 @@ double choose_lane_tile(Plan& plan, const Kernels<scalar_t>& k, const Sizes& s, 
       const double mr = static_cast<double>(rows) / static_cast<double>(ceil_div(rows, r)),
                    nc = static_cast<double>(cols) / static_cast<double>(ceil_div(cols, p));
       const double window = taps_h + chains * (mr - 1);
-      const double loads = window * nc * x_load + taps_h * mr * load_cycles(plan, true);
+      const double runs = std::max(1.0, taps_w / static_cast<double>(balanced(chain_w, most_run[r][p])));
+      const double columns = runs * (nc - 1) + taps_w;  // that are loaded
+      const double loads = window * columns * x_load + taps_w * taps_h * mr * load_cycles(plan, true);
       // A permutation takes about half as long from the units of the FMAs (measured).
-      const double picks = read == LaneRead::kPicked ? window * nc / 2 : 0;
-      const double step = std::max({(taps_h * mr * nc + picks) / k.fma_per_cycle, loads,
-                                    4 * window / static_cast<double>(std::max<int64_t>(1, s.C))});
+      const double picks = read == LaneRead::kPicked ? window * columns / 2 : 0;
+      const double step = std::max({(taps_w * taps_h * mr * nc + picks) / k.fma_per_cycle, loads,
+                                    4 * runs * window / static_cast<double>(std::max<int64_t>(1, s.C))});
       const double cycles = static_cast<double>(tiles * split * phases(s.h) * phases(s.w)) *
-                            (taps_w * (static_cast<double>(s.C) * step + 2 * window) + 4 * mr * nc + 30);
+                            (static_cast<double>(s.C) * step + 2 * runs * window + 4 * mr * nc + 30);
       if (cycles < best) {
         best = cycles;
         plan.mr = r, plan.nv = p;
