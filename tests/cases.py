@@ -128,6 +128,10 @@ GROUPS = [
     conv("depthwise_18_channels_9x11", (1, 1), (13, 40), (9, 11), padding=(4, 5), groups=18, n=1),
     conv("depthwise_32_channels_tall_kernel_several_k_blocks", (1, 1), (700, 2), (400, 1), groups=32, n=1),
     conv("depthwise_1xk", (1, 1), (4, 21), (1, 11), padding=(0, 5), groups=5),
+    # Kernel columns in runs of several, tiles of many columns.
+    conv("depthwise_33_channels_one_row", (1, 1), (1, 75), (1, 23), padding=(0, 11), groups=33),
+    conv("depthwise_20_channels_runs_stride_2", (1, 1), (2, 45), (1, 19), (1, 2), (0, 9), groups=20),
+    conv("depthwise_17_channels_runs_stride_3_dilation_3", (1, 1), (2, 61), (1, 9), 3, (0, 13), 3, groups=17),
 ]
 
 TRANSPOSED = [
