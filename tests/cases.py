@@ -228,6 +228,7 @@ EMPTY = [
     conv("batch_5_uneven_over_threads", (2, 3), (5, 6), 3, padding=1, n=5),
     conv("ci_0_sum_without_terms", (0, 4), (5, 6), 3, padding=1),
     conv("ci_0_pointwise", (0, 4), (5, 6), 1),
+    conv("ci_0_groups_3", (0, 4), (5, 6), 3, padding=1, groups=3),
     conv("co_0_no_output_channel", (3, 0), (5, 6), 3, padding=1),
     free("output_0_wide", (3, 4), (5, 6), (3, 0), (3, 3)),
     free("image_0_high", (3, 4), (0, 6), (2, 6), (3, 3), padding=1),

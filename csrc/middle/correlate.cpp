@@ -27,6 +27,7 @@
 #include <array>
 #include <vector>
 
+#include "correlate_source.h"
 #include "cut.h"
 #include "parallel.h"
 #include "planes.h"
@@ -39,19 +40,6 @@ namespace {
 
 // Tables of steps that are kept: for the phases and bands of neighbouring rows.
 constexpr int64_t kStepTables = 16;
-// Panels that may read planes where they lie although few sets of the caches hold their lines together: each
-// panel fetches them anew.
-constexpr int64_t kFewPanels = 4, kFewSets = 16;
-
-// A kernel block with its axes.
-struct KernelBlock {
-  KRange kh, kw;
-  Axis rows, cols;
-  Bands bands;  // of columns
-
-  int64_t taps() const { return (kh.end - kh.begin) * (kw.end - kw.begin); }
-};
-
 template <class scalar_t>
 std::vector<KernelBlock> make_blocks(const Correlation<scalar_t>& c, const Plan& plan) {
   std::vector<KernelBlock> blocks;
@@ -66,18 +54,11 @@ std::vector<KernelBlock> make_blocks(const Correlation<scalar_t>& c, const Plan&
   return blocks;
 }
 
-struct Item {
-  int64_t g;
-  int64_t row_first, row_last;  // numbered over the batch
-  int64_t col_first, col_last;
-  int64_t panel_first, panel_last;
-};
-
 template <class scalar_t>
 class Worker {
  public:
   Worker(const Correlation<scalar_t>& c, const Plan& plan, const Kernels<scalar_t>& kernels,
-         const std::vector<KernelBlock>& blocks, const Item& item)
+         const std::vector<KernelBlock>& blocks, const CorrelationItem& item)
       : c_(c),
         plan_(plan),
         kernels_(kernels),
@@ -86,7 +67,6 @@ class Worker {
         scratch_(plan.scratch_bytes),
         lanes_(plan.panel_lanes()),
         cols_(item.col_last - item.col_first),
-        pixel_major_(c.source.stride[1] == 1),
         joined_(c.C <= kThinChannels),
         streams_(c.stream && is_aligned(c.out)) {
     source_ = scratch_.take_bytes<scalar_t>(plan.source_bytes);
@@ -98,6 +78,7 @@ class Worker {
   }
 
   void run() {
+    const SourceMaker<scalar_t> sources(c_, plan_, kernels_, item_, source_);
     for (const KernelBlock& block : blocks_) {
       for (Steps& steps : steps_) steps.panel = 0;
       make_spans(block);
@@ -105,7 +86,7 @@ class Worker {
       int64_t c0 = 0;
       do {  // at least once: without channels the result is the bias
         const int64_t channels = std::min(plan_.c_block, c_.C - c0);
-        Source source = make_source(block, rows, c0, channels);
+        Source<scalar_t> source = sources.make(block, rows, c0, channels);
         const bool first = &block == &blocks_.front() && c0 == 0;
         const bool last = &block == &blocks_.back() && c0 + channels >= c_.C;
         for (int64_t p = item_.panel_first; p < item_.panel_last; ++p) {
@@ -128,19 +109,6 @@ class Worker {
   };
   using Tiles = Line<scalar_t>;
   using Start = Line<const scalar_t>;
-
-  // The sources of a K block, packed or where they lie: channel c of result column j, tap u, is at
-  //
-  //   data + slot[of the row] + (columns.start[phase][u] + j * columns.out_step) * pixel + c * channel
-  struct Source {
-    const scalar_t* data;
-    SourceRuns columns;
-    int64_t pixel, channel;
-    std::vector<int64_t> slot;
-    int64_t rows;  // of a tile, at most
-    bool fetch;    // pixels whose lines are fetched ahead, as nothing of them has been read
-    bool planes;   // that lie so: each step fetches what the next tile reads
-  };
 
   // The item's part of a band of a column phase.
   struct Span {
@@ -173,81 +141,6 @@ class Worker {
   };
   static constexpr int64_t kAbsent = INT64_MIN;
 
-  Source make_source(const KernelBlock& block, const RowSlots& rows, int64_t c0, int64_t channels) {
-    TensorView<const scalar_t> x = c_.source;
-    x.data += (item_.g * c_.C + c0) * x.stride[1];
-    if (const int64_t tile_rows = pixel_major_ ? pixels_in_place(block, rows) : planes_in_place(block))
-      return {x.data,    columns_in_place(block.cols), x.stride[3],  x.stride[1], slots_in_place(rows),
-              tile_rows, pixel_major_ && !joined_,     !pixel_major_};
-    const bool dense = pixel_major_ && reads_all_columns(block.cols);
-    SourceRuns columns = make_source_runs(block.cols, item_.col_first, item_.col_last, dense, &block.bands);
-    int64_t pixel = 1, channel = 1;
-    if (pixel_major_) {
-      pixel = line_stride(std::max<int64_t>(channels, 1), sizeof(scalar_t));
-    } else {
-      channel = columns.length = line_stride(std::max<int64_t>(columns.length, 1), sizeof(scalar_t));
-    }
-    const int64_t slot = pixel_major_ ? columns.length * pixel : channels * channel;
-    check_fits(static_cast<int64_t>(rows.source.size()) * slot, sizeof(scalar_t), plan_.source_bytes);
-    if (pixel_major_) {
-      pack_pixel_major(kernels_, x, channels, pixel, c_.source_w, rows, columns, source_, true);
-    } else {
-      pack_channel_major(kernels_, x, channels, c_.source_w, rows, columns, source_);
-    }
-    std::vector<int64_t> slots(rows.source.size());
-    for (size_t i = 0; i < slots.size(); ++i) slots[i] = static_cast<int64_t>(i) * slot;
-    return {source_, std::move(columns), pixel, channel, std::move(slots), kMaxRows, false, false};
-  }
-
-  std::vector<int64_t> slots_in_place(const RowSlots& rows) const {
-    std::vector<int64_t> slots;
-    slots.reserve(rows.source.size());
-    for (const RowSlots::Source& at : rows.source)
-      slots.push_back(at.n * c_.source.stride[0] + at.position * c_.source.stride[2]);
-    return slots;
-  }
-
-  // How many pixels a tile may have that reads its sources where they lie, all of their lines together in L1;
-  // 0: they have to be packed, as there is padding between them, or too few would fit.
-  int64_t pixels_in_place(const KernelBlock& block, const RowSlots& rows) const {
-    const auto [sn, sc, sh, sw] = c_.source.stride;
-    const Axis& axis = block.cols;
-    const int64_t reach = c_.source_h * sh + (c_.source_w + cols_ * axis.source_step) * sw;
-    if (reach > INT32_MAX || !all_inside(axis, block.bands, item_.col_first, item_.col_last)) return 0;
-    const int64_t taps = static_cast<int64_t>(max_taps(axis));
-    const int64_t lines = rows.max_taps * std::min(taps, axis.source_step);  // of a pixel more
-    const int64_t step = taps > 1 ? sw : axis.source_step * sw;
-    const int64_t tile_rows = sets_hold(step, sizeof(scalar_t)) / std::max<int64_t>(1, lines);
-    if (tile_rows < kFewestRows) return 0;
-    // A kernel whose columns are cut into bands is worth packing for whole tiles.
-    for (const std::vector<Band>& bands : block.bands) {
-      for (const Band& band : bands) {
-        const int64_t count = band.j.end - band.j.begin;
-        if (bands.size() > 1 && ceil_div(count, tile_rows) > ceil_div(count, kernels_.max_rows[plan_.nv]))
-          return 0;
-      }
-    }
-    return tile_rows;
-  }
-
-  // The same of planes. With a stride kernels of several columns want neighbouring results to read side by side.
-  int64_t planes_in_place(const KernelBlock& block) const {
-    const auto [sn, sc, sh, sw] = c_.source.stride;
-    const Axis& axis = block.cols;
-    const bool anew = item_.panel_last - item_.panel_first > kFewPanels;
-    if ((max_taps(axis) > 1 && sw * axis.source_step != 1) ||
-        (anew && sets_hold(sc, sizeof(scalar_t)) < kFewSets))
-      return 0;
-    if (c_.source_h * sh + c_.source_w * sw + (joined_ ? c_.C * sc : 0) > INT32_MAX) return 0;
-    return all_inside(axis, block.bands, item_.col_first, item_.col_last) ? kMaxRows : 0;
-  }
-
-  static size_t max_taps(const Axis& axis) {
-    size_t taps = 0;
-    for (const Phase& phase : axis.phases) taps = std::max(taps, phase.taps.size());
-    return taps;
-  }
-
   // Whether any kernel row reaches a row: those of a gradient between the strides of a small kernel have none.
   bool has_terms(int64_t row) const {
     const Axis& axis = blocks_.front().rows;
@@ -258,8 +151,8 @@ class Worker {
   }
 
   // All tiles of one panel for one K block.
-  void run_panel(const KernelBlock& block, const RowSlots& rows, const Source& source, int64_t panel,
-                 int64_t c0, int64_t channels, bool first, bool last) {
+  void run_panel(const KernelBlock& block, const RowSlots& rows, const Source<scalar_t>& source,
+                 int64_t panel, int64_t c0, int64_t channels, bool first, bool last) {
     const int64_t o0 = panel * lanes_, valid = std::min(lanes_, c_.O - o0);
     // The last panel of a group may need fewer vectors.
     const int nv = static_cast<int>(ceil_div(valid, kernels_.lanes));
@@ -294,7 +187,7 @@ class Worker {
   }
 
   // The tiles of one row and one span.
-  void run_span(const KernelBlock& block, const RowSlots& rows, const Source& source, int64_t row,
+  void run_span(const KernelBlock& block, const RowSlots& rows, const Source<scalar_t>& source, int64_t row,
                 const Span& span, int nv, int64_t channels, const Start& start, const Tiles& tiles,
                 bool in_place) {
     const Axis& axis = block.cols;
@@ -349,8 +242,8 @@ class Worker {
   }
 
   // The steps of one row and one band. Rows of one phase mostly have the same ones.
-  const Steps& make_steps(const KernelBlock& block, const RowSlots& rows, const Source& source, int64_t row,
-                          const Span& span, int64_t panel, int64_t channels) {
+  const Steps& make_steps(const KernelBlock& block, const RowSlots& rows, const Source<scalar_t>& source,
+                          int64_t row, const Span& span, int64_t panel, int64_t channels) {
     const int64_t row_phase = (row % block.rows.out_size) % block.rows.out_step;
     const std::vector<Tap>& row_taps = block.rows.phases[static_cast<size_t>(row_phase)].taps;
     const int32_t* slots = &rows.slot[(row - item_.row_first) * rows.max_taps];
@@ -465,13 +358,12 @@ class Worker {
   const Plan& plan_;
   const Kernels<scalar_t>& kernels_;
   const std::vector<KernelBlock>& blocks_;
-  const Item item_;
+  const CorrelationItem item_;
   Scratch scratch_;
   const int64_t lanes_;  // of a panel
   const int64_t cols_;
-  const bool pixel_major_;  // how sources are read (pack.h)
-  const bool joined_;       // a tile's steps count the channels, too
-  const bool streams_;      // tiles of full panels are written past the caches
+  const bool joined_;   // a tile's steps count the channels, too
+  const bool streams_;  // tiles of full panels are written past the caches
   scalar_t *source_, *weight_, *tiles_;
   struct {
     int64_t tap, channel;
@@ -495,7 +387,7 @@ void correlate(const Correlation<scalar_t>& c, const Plan& plan, const Kernels<s
   const int64_t row_parts = ceil_div(total_rows, cut.rows), col_parts = ceil_div(cols.out_size, plan.cols);
   const int64_t panels = panel_count(plan, c.O), panel_parts = ceil_div(panels, cut.panels);
   parallel_for(c.G * row_parts * col_parts * panel_parts, threads, [&](int64_t i) {
-    Item item;
+    CorrelationItem item;
     const int64_t p = i % panel_parts, w = i / panel_parts % col_parts,
                   r = i / panel_parts / col_parts % row_parts;
     item.g = i / panel_parts / col_parts / row_parts;
@@ -517,13 +409,13 @@ void correlate_region(const Correlation<scalar_t>& c, const Plan& plan, const Ke
   for (int64_t p = region.o_first / plan.panel_lanes(); p < panel_last; p += plan.panels) {
     for (int64_t row = region.row_first; row < region.row_last; row += plan.rows) {
       for (int64_t col = region.col_first; col < region.col_last; col += plan.cols) {
-        const Item item{region.g,
-                        row,
-                        std::min(region.row_last, row + plan.rows),
-                        col,
-                        std::min(region.col_last, col + plan.cols),
-                        p,
-                        std::min(panel_last, p + plan.panels)};
+        const CorrelationItem item{region.g,
+                                   row,
+                                   std::min(region.row_last, row + plan.rows),
+                                   col,
+                                   std::min(region.col_last, col + plan.cols),
+                                   p,
+                                   std::min(panel_last, p + plan.panels)};
         Worker<scalar_t>(c, plan, kernels, blocks, item).run();
       }
     }

@@ -411,6 +411,7 @@ class Worker {
 template <class scalar_t>
 void lanewise_correlate(const Correlation<scalar_t>& c, const Plan& plan, const Kernels<scalar_t>& kernels,
                         int threads) {
+  if (c.O == 0) return;  // no results
   const Job<scalar_t> job(c, plan, kernels);
   const LaneCut cut = cut_lanes(plan, job.units, job.chunks(), threads);
   parallel_for(cut.blocks * cut.chunks, threads, [&](int64_t i) {

@@ -198,8 +198,9 @@ double plan_grad_weight(Plan& plan, const Kernels<scalar_t>& k) {
   double pixel_cycles = choose_tile(plan, k, merged ? plan.kw_block * g.Ci : g.Ci, g.Co);
   // Few result channels leave most lanes empty: then rather a kernel row's elements are lanes, loaded unaligned.
   const int64_t vectors = ceil_div(plan.kw_block * g.Ci, k.lanes);
-  const bool fits = merged && plan.kw_block == g.kW && vectors <= kMaxVectors && k.max_rows[vectors] >= g.Co;
-  if (fits && g.G == 1 && g.Co >= 1 && g.Co <= std::min(kThinChannels, plan.panel_lanes())) {
+  const bool one_tile =
+      merged && plan.kw_block == g.kW && vectors <= kMaxVectors && k.max_rows[vectors] >= g.Co;
+  if (one_tile && g.G == 1 && g.Co >= 1 && g.Co <= std::min(kThinChannels, plan.panel_lanes())) {
     const double cycles =
         std::max(step_cycles(k, g.Co, vectors), static_cast<double>(2 * vectors + g.Co) / 2);
     plan.turned = cycles < pixel_cycles;

@@ -14,7 +14,7 @@ namespace {
 int64_t columns_of_chain(const Plan& plan, const Sizes& s) {
   const ConvGeometry& g = plan.geometry;
   const int64_t dilation = g.dilation_w / std::gcd(g.dilation_w, g.stride_w);
-  return dilation > 1 ? 1 : std::max<int64_t>(1, ceil_div(s.w.taps, s.w.classes));
+  return dilation > 1 ? 1 : std::max<int64_t>(1, ceil_div(s.w.taps, std::max<int64_t>(1, s.w.classes)));
 }
 
 // The tile with the fewest cycles for all results of an image and a vector of channels, which are returned: a
