@@ -15,6 +15,8 @@ namespace {
 constexpr int64_t kChunkPixels = 784;
 // Terms of few channels: a block more would pack the rows that its kernel rows share once more.
 constexpr int64_t kFewTerms = 400;
+// Cost of a byte that chooses the widest of tiles with equal cycles.
+constexpr double kWide = -1e-6;
 // Of a pointwise layer, whose image is one row: long runs of every channel, which the processor fetches
 // ahead.
 constexpr int64_t kPointwiseCols = 2048;
@@ -109,8 +111,8 @@ double plan_correlation(Plan& plan, const Kernels<scalar_t>& k, const Correlatio
   const int64_t sum = std::min(kTerms, summed * s.h.kernel * s.w.kernel);
   const bool wide =
       summed <= kThinChannels && plan.layout.channels_inner && sum * kMaxVectors * k.lanes * es <= kL1Bytes;
-  const double row_cycles =
-      choose_tile(plan, k, ceil_div(plan.cols, s.is_forward ? 1 : s.w.stride), channels, wide ? 0 : 0.002);
+  const double row_cycles = choose_tile(plan, k, ceil_div(plan.cols, s.is_forward ? 1 : s.w.stride), channels,
+                                        wide ? kWide : 0.002);
   const int64_t lanes = plan.panel_lanes();
 
   // Few channels stay together: then a long sum is cut between kernel rows. (A phase has a part of the elements.)

@@ -73,7 +73,8 @@ double tiling_cycles(const Kernels<scalar_t>& k, int64_t count, int64_t vectors,
 }
 
 // Returns the cycles of tiling_cycles for the chosen tile. Channels come in `sets` that a panel has together:
-// nv is a multiple, or 0 where there is no such tile. Of tiles of the same cost it is the widest.
+// nv is a multiple, or 0 where there is no such tile. Of tiles of the same cost it is the narrowest; a negative
+// byte_cost prefers the widest.
 template <class scalar_t>
 double choose_tile(Plan& plan, const Kernels<scalar_t>& k, int64_t count, int64_t channels,
                    double byte_cost = 0.002, int sets = 1) {
@@ -91,7 +92,7 @@ double choose_tile(Plan& plan, const Kernels<scalar_t>& k, int64_t count, int64_
     // Beside two FMAs a cycle loads find little room (measured).
     const double loads = static_cast<double>(mr + nv) / static_cast<double>(mr * nv);
     const double cost = cycles * (1 + byte_cost * bytes + 0.07 * (k.fma_per_cycle - 1) * loads);
-    if (plan.nv == 0 || cost <= best_cost) {
+    if (plan.nv == 0 || cost < best_cost) {
       best = cycles;
       best_cost = cost;
       plan.nv = nv;
