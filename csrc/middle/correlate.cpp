@@ -40,6 +40,7 @@ namespace {
 
 // Tables of steps that are kept: for the phases and bands of neighbouring rows.
 constexpr int64_t kStepTables = 16;
+
 template <class scalar_t>
 std::vector<KernelBlock> make_blocks(const Correlation<scalar_t>& c, const Plan& plan) {
   std::vector<KernelBlock> blocks;

@@ -65,8 +65,14 @@ class SourceMaker {
     TensorView<const scalar_t> x = c_.source;
     x.data += (item_.g * c_.C + c0) * x.stride[1];
     if (const int64_t tile_rows = pixel_major_ ? pixels_in_place(block, rows) : planes_in_place(block))
-      return {x.data,    columns_in_place(block.cols), x.stride[3],  x.stride[1], slots_in_place(rows),
-              tile_rows, pixel_major_ && !joined_,     !pixel_major_};
+      return {x.data,
+              columns_in_place(block.cols),
+              x.stride[3],
+              x.stride[1],
+              slots_in_place(rows, x.stride[0], x.stride[2]),
+              tile_rows,
+              pixel_major_ && !joined_,
+              !pixel_major_};
     const bool dense = pixel_major_ && reads_all_columns(block.cols);
     SourceRuns columns = make_source_runs(block.cols, item_.col_first, item_.col_last, dense, &block.bands);
     int64_t pixel = 1, channel = 1;
@@ -82,20 +88,10 @@ class SourceMaker {
     } else {
       pack_channel_major(kernels_, x, channels, c_.source_w, rows, columns, buffer_);
     }
-    std::vector<int64_t> slots(rows.source.size());
-    for (size_t i = 0; i < slots.size(); ++i) slots[i] = static_cast<int64_t>(i) * slot;
-    return {buffer_, std::move(columns), pixel, channel, std::move(slots), kMaxRows, false, false};
+    return {buffer_, std::move(columns), pixel, channel, packed_slots(rows, slot), kMaxRows, false, false};
   }
 
  private:
-  std::vector<int64_t> slots_in_place(const RowSlots& rows) const {
-    std::vector<int64_t> slots;
-    slots.reserve(rows.source.size());
-    for (const RowSlots::Source& at : rows.source)
-      slots.push_back(at.n * c_.source.stride[0] + at.position * c_.source.stride[2]);
-    return slots;
-  }
-
   // How many pixels a tile may have that reads its sources where they lie, all of their lines together in L1;
   // 0: they have to be packed, as there is padding between them, or too few would fit.
   int64_t pixels_in_place(const KernelBlock& block, const RowSlots& rows) const {

@@ -78,9 +78,10 @@ class Worker {
   }
 
   void run() {
-    const int64_t rows = plan_.turned ? nh_ * g_.Co : nh_ * nw_ * channels_;
-    const int64_t row = plan_.turned ? row_lanes() : (item_.panel_last - item_.panel_first) * lanes_;
-    std::fill(tiles_, tiles_ + rows * row, scalar_t(0));
+    const int64_t sums = plan_.turned
+                             ? nh_ * g_.Co * row_lanes()
+                             : (item_.panel_last - item_.panel_first) * nh_ * nw_ * channels_ * lanes_;
+    std::fill(tiles_, tiles_ + sums, scalar_t(0));
     for (int64_t row = item_.rows.begin; row < item_.rows.end; row += plan_.rows) {
       const int64_t row_last = std::min(item_.rows.end, row + plan_.rows);
       const RowSlots rows = make_row_slots(rows_, row, row_last);
@@ -98,20 +99,20 @@ class Worker {
     const scalar_t* data;
     SourceRuns columns;
     int64_t pixel, channel;
-    bool packed;
+    std::vector<int64_t> slot;
   };
 
   Source make_source(const RowSlots& rows, int64_t col_first, int64_t col_last) const {
     TensorView<const scalar_t> x = t_.a;
     x.data += (item_.g * g_.Ci + item_.ci.begin) * x.stride[1];
     if (reads_source_in_place(rows, col_first, col_last))
-      return {x.data + rows.source[0].n * x.stride[0] + rows.source[0].position * x.stride[2],
-              columns_in_place(cols_), x.stride[3], x.stride[1], false};
+      return {x.data, columns_in_place(cols_), x.stride[3], x.stride[1],
+              slots_in_place(rows, x.stride[0], x.stride[2])};
     SourceRuns columns = make_source_runs(cols_, col_first, col_last, merged_);
-    check_fits(static_cast<int64_t>(rows.source.size()) * pixel_ * columns.length, sizeof(scalar_t),
-               plan_.source_bytes);
+    const int64_t slot = columns.length * pixel_;
+    check_fits(static_cast<int64_t>(rows.source.size()) * slot, sizeof(scalar_t), plan_.source_bytes);
     pack_pixel_major(kernels_, x, channels_, pixel_, g_.iW, rows, columns, source_, true);
-    return {source_, std::move(columns), pixel_, 1, true};
+    return {source_, std::move(columns), pixel_, 1, packed_slots(rows, slot)};
   }
 
   // Whether the chunk's sources are read where they lie: planes; or kernel rows, merged without padding.
@@ -140,7 +141,8 @@ class Worker {
         if (w == 0 || met.begin != made.begin || met.end != made.end)
           inner = make_steps(rows, source, h, row_first, row_last, cols, met, in_place);
         made = met;
-        const scalar_t* first = source.data + (source.columns.start[0][w] + shift) * source.pixel;
+        const scalar_t* first =
+            source.data + first_slot(source) + (source.columns.start[0][w] + shift) * source.pixel;
         for (int64_t p = item_.panel_first; p < item_.panel_last; ++p) {
           const int64_t run = ((p - item_.panel_first) * nh_ + h) * nw_ + w;
           const scalar_t* dy = in_place ? dy_row(row_first) + p * lanes_ + col_first * t_.b.stride[3]
@@ -170,11 +172,8 @@ class Worker {
     return t_.b.data + row / g_.oH * sn + item_.g * g_.Co * sc + row % g_.oH * sh;
   }
 
-  // Where a row of the source begins, from the tensor's first.
-  int64_t source_row(const RowSlots& rows, int32_t slot) const {
-    const RowSlots::Source& at = rows.source[static_cast<size_t>(slot)];
-    return at.n * t_.a.stride[0] + at.position * t_.a.stride[2];
-  }
+  // Steps count from the chunk's first source row.
+  static int64_t first_slot(const Source& source) { return source.slot.empty() ? 0 : source.slot[0]; }
 
   // Whether the chunk's pixels are read where they lie. The lanes of a panel that have no channel then read
   // what follows in memory, for sums that nobody looks at; so it has to be dY's, too.
@@ -239,8 +238,7 @@ class Worker {
       const int32_t slot = rows.slot[r * rows.max_taps + h];
       if (slot < 0) continue;
       const int64_t first = in_place ? dy_row(row_first + r) - dy_row(row_first) : r * cols * lanes_;
-      const int64_t line = source.packed ? slot * source.columns.length * source.pixel
-                                         : source_row(rows, slot) - source_row(rows, 0);
+      const int64_t line = source.slot[static_cast<size_t>(slot)] - first_slot(source);
       for (int64_t i = met.begin; i < met.end; ++i, ++step) {
         step->a = static_cast<int32_t>(line + i * source.columns.out_step * source.pixel);
         step->b = static_cast<int32_t>(first + i * pixel);
@@ -250,17 +248,22 @@ class Worker {
     return step - steps_;
   }
 
-  void sum_tiles(int64_t panel, const scalar_t* source, int64_t source_row, const scalar_t* dy, int64_t inner,
-                 int64_t count, scalar_t* tiles) {
-    const int nv = static_cast<int>(ceil_div(std::min(lanes_, g_.Co - panel * lanes_), kernels_.lanes));
+  // Adds the steps' sum to sums whose rows lie `row` apart.
+  TileProblem<scalar_t> tile_of_steps(int64_t inner, int64_t row) const {
     TileProblem<scalar_t> tile = {};
-    tile.a_row = source_row;
-    tile.b = dy;
     tile.steps = steps_;
     tile.inner = inner;
     tile.outer = 1;
-    tile.c_stride = lanes_;
-    tile.start_row = lanes_;
+    tile.c_stride = tile.start_row = row;
+    return tile;
+  }
+
+  void sum_tiles(int64_t panel, const scalar_t* source, int64_t source_row, const scalar_t* dy, int64_t inner,
+                 int64_t count, scalar_t* tiles) {
+    const int nv = static_cast<int>(ceil_div(std::min(lanes_, g_.Co - panel * lanes_), kernels_.lanes));
+    TileProblem<scalar_t> tile = tile_of_steps(inner, lanes_);
+    tile.a_row = source_row;
+    tile.b = dy;
     const auto& microkernel = source_row == 1 ? kernels_.microkernel[nv] : kernels_.microkernel_strided[nv];
     const int64_t parts = ceil_div(count, kernels_.max_rows[nv]);
     for (int64_t i = 0; i < parts; ++i) {
@@ -276,14 +279,10 @@ class Worker {
 
   // A kernel row: tile[co][(kw, ci)].
   void sum_turned(const scalar_t* source, const scalar_t* dy, int64_t inner, scalar_t* sums) {
-    TileProblem<scalar_t> tile = {};
+    TileProblem<scalar_t> tile = tile_of_steps(inner, row_lanes());
     tile.a = dy;
     tile.b = source;
-    tile.steps = steps_;
-    tile.inner = inner;
-    tile.outer = 1;
     tile.start = tile.c_tile = sums;
-    tile.start_row = tile.c_stride = row_lanes();
     kernels_.microkernel[row_lanes() / kernels_.lanes][g_.Co](tile);
   }
 

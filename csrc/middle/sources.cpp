@@ -189,4 +189,17 @@ KRange inside(const SourceRuns::Run& run, int64_t step, int64_t source_size) {
   return inside(run.position, step, run.count, source_size);
 }
 
+std::vector<int64_t> packed_slots(const RowSlots& rows, int64_t size) {
+  std::vector<int64_t> slots(rows.source.size());
+  for (size_t i = 0; i < slots.size(); ++i) slots[i] = static_cast<int64_t>(i) * size;
+  return slots;
+}
+
+std::vector<int64_t> slots_in_place(const RowSlots& rows, int64_t stride_n, int64_t stride_h) {
+  std::vector<int64_t> slots;
+  slots.reserve(rows.source.size());
+  for (const RowSlots::Source& at : rows.source) slots.push_back(at.n * stride_n + at.position * stride_h);
+  return slots;
+}
+
 }  // namespace tce

@@ -26,6 +26,10 @@ struct RowSlots {
 
 RowSlots make_row_slots(const Axis& axis, int64_t first, int64_t last);
 
+// [slot] where its row begins: packed, `size` elements after the slot before, or in a tensor with these strides.
+std::vector<int64_t> packed_slots(const RowSlots& rows, int64_t size);
+std::vector<int64_t> slots_in_place(const RowSlots& rows, int64_t stride_n, int64_t stride_h);
+
 // The source positions along one axis that the results [first, last) read. They are split by residue modulo
 // the source step, so that neighbouring results read neighbouring packed elements:
 //
