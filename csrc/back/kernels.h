@@ -166,6 +166,32 @@ struct LaneProblem {
   int64_t x_ahead, ahead_col, ahead_cols, result_ahead;
 };
 
+// A strip of R neighbouring result rows, `cols` wide, of `channels` channels that lie side by side, each with a
+// kernel of KH x KW elements of its own (KH: the template's, or kernel_rows). With a source step S (1 or 2), for
+// 0 <= r < R, 0 <= j < cols, and the channels l of vector b:
+//
+//   result[r * result_row + j * result_col + b * lanes + l] = start[b * lanes + l] + sum over u < KW, k < KH of
+//       w[b * w_block + k * w_row + u * w_col + l] *
+//       x[(S * r + k) * x_row + (S * j + u) * x_col + b * lanes + l]
+//
+// without the source rows S * r + k whose bit is not set in `rows`, and the source columns S * j + u outside
+// [col_begin, col_end). u is the outer sum. Weights and start are whole vectors.
+template <class scalar_t>
+struct LaneStrip {
+  const scalar_t* x;
+  const scalar_t* w;
+  const scalar_t* start;  // null: 0
+  scalar_t* result;
+  int64_t x_row, x_col, w_row, w_col, w_block, result_row, result_col;
+  int64_t cols, channels, kernel_rows;
+  uint64_t rows;
+  int64_t col_begin, col_end;
+  bool stream;  // whole vectors past the caches, to aligned addresses; finish_streams is the caller's
+  // Fetched meanwhile, from the first element on, in the order of the memory: S * R rows of x, S elements for
+  // each of the result; and R rows of the result. null: nothing.
+  const scalar_t *x_ahead, *result_ahead;
+};
+
 // The weight gradient of kh x kw kernel elements, of up to a vector of channels (the lanewise algorithm). For
 // the channels l, 0 <= k < kh, 0 <= u < kw:
 //
@@ -235,6 +261,8 @@ struct Copy2d {
 
 // Of the lanewise algorithm: rows and columns of a tile, kernel columns of a run.
 constexpr int kMaxLaneRows = 3, kMaxLaneCols = 16, kMaxLaneRun = 4;
+// Of its strips: rows, step, kernel rows that are known to the compiler, kernel columns; window rows.
+constexpr int kMaxStripRows = 4, kMaxStripStep = 2, kMaxStripKh = 5, kMaxStripKw = 9, kMaxStripWindow = 63;
 // Of the same: kernel rows and columns of a weight gradient.
 constexpr int kMaxLaneKh = 5, kMaxLaneKw = 7;
 constexpr int kMaxVectors = 4;                               // largest nv of any ISA
@@ -283,6 +311,8 @@ struct Kernels {
   void (*lane_kernel[kLaneReads][kMaxLaneRows + 1][kMaxLaneCols + 1])(
       const LaneProblem<scalar_t>&);                             // [read][R][P], or null
   int lane_run[kLaneReads][kMaxLaneRows + 1][kMaxLaneCols + 1];  // the same: kernel columns of a run, at most
+  void (*strip_kernel[kMaxStripStep + 1][kMaxStripRows + 1][kMaxStripKh + 1][kMaxStripKw + 1])(
+      const LaneStrip<scalar_t>&);  // [S][R][KH, 0: any][KW], or null
   void (*lane_weight_kernel[kMaxLaneKh + 1][kMaxLaneKw + 1])(
       const LaneWeightProblem<scalar_t>&);  // [kh][kw], or null
   void (*finish_streams)();                 // before others read what was written past the caches

@@ -8,6 +8,7 @@
 #include "lanes.inl"
 #include "rows.inl"
 #include "simd.h"
+#include "strips.inl"
 #include "winograd.inl"
 
 namespace tce {
@@ -368,6 +369,27 @@ constexpr void fill_lane_kernels(Kernels<scalar_t>& k, std::integer_sequence<int
   (fill_lane_rows<scalar_t, Registers, LaneRead::kPicked, I + 1>(k, cols), ...);
   (fill_lane_rows<scalar_t, Registers, LaneRead::kShared, I + 1>(k, cols), ...);
 }
+// Of depthwise strips. Small kernels stay in the registers.
+template <class scalar_t, int Registers, int S, int R, int KH, int KW>
+constexpr void fill_strip(Kernels<scalar_t>& k) {
+  constexpr bool made = KH < 2 || KH == KW || (KH <= 3 && KW <= 3);
+  if constexpr (made && kStripRegisters<R, KH, KW, S> <= Registers)
+    k.strip_kernel[S][R][KH][KW] = lane_strip<scalar_t, R, KH, KW, S>;
+}
+template <class scalar_t, int Registers, int S, int R, int KH, int... I>
+constexpr void fill_strip_columns(Kernels<scalar_t>& k, std::integer_sequence<int, I...>) {
+  (fill_strip<scalar_t, Registers, S, R, KH, I + 1>(k), ...);
+}
+template <class scalar_t, int Registers, int S, int R, int... KH>
+constexpr void fill_strip_rows(Kernels<scalar_t>& k, std::integer_sequence<int, KH...>) {
+  (fill_strip_columns<scalar_t, Registers, S, R, KH>(k, std::make_integer_sequence<int, kMaxStripKw>()), ...);
+}
+template <class scalar_t, int Registers, int... I>
+constexpr void fill_strips(Kernels<scalar_t>& k, std::integer_sequence<int, I...>) {
+  constexpr auto kernel_rows = std::make_integer_sequence<int, kMaxStripKh + 1>();
+  (fill_strip_rows<scalar_t, Registers, 1, I + 1>(k, kernel_rows), ...);
+  (fill_strip_rows<scalar_t, Registers, 2, I / 2 + 1>(k, kernel_rows), ...);
+}
 template <class scalar_t, int Registers, int... I>
 constexpr void fill_row_kernels(Kernels<scalar_t>& k, std::integer_sequence<int, I...>) {
   static_assert(kMaxSweep == kMaxTileRows);
@@ -397,6 +419,7 @@ constexpr Kernels<scalar_t> make_kernels(double fma_per_cycle) {
   set_winograd<scalar_t, 6, 5>(k);
   fill_row_kernels<scalar_t, Registers>(k, std::make_integer_sequence<int, kMaxVectors>());
   fill_lane_kernels<scalar_t, Registers>(k, std::make_integer_sequence<int, kMaxLaneRows>());
+  fill_strips<scalar_t, Registers>(k, std::make_integer_sequence<int, kMaxStripRows>());
   fill_lane_weight_kernels<scalar_t, Registers>(k, std::make_integer_sequence<int, kMaxLaneKh>());
   constexpr int max_rows[] = {MaxRows...};
   fill_rows<scalar_t, 1>(k, std::make_integer_sequence<int, max_rows[0]>());

@@ -62,6 +62,11 @@ inline KRange intersection(const KRange& a, const KRange& b) {
   return {std::max(a.begin, b.begin), std::min(a.end, b.end)};
 }
 
+// A bit for each element of the range; all are below 64.
+inline uint64_t bits(const KRange& r) {
+  return (uint64_t{1} << r.end) - (uint64_t{1} << r.begin);
+}
+
 // The i < count whose positions, first + i * step, lie in [0, size): a range, and where none does an empty one.
 inline KRange inside(int64_t first, int64_t step, int64_t count, int64_t size) {
   const int64_t begin = std::clamp<int64_t>(ceil_div(-first, step), 0, count);

@@ -14,202 +14,13 @@
 //       where the tiles do not stand in the tensor itself: to it, transposed where its layout asks for it
 
 #include <algorithm>
-#include <vector>
 
-#include "planes.h"
-#include "rows_jobs.h"
+#include "lanewise_job.h"
 #include "scratch.h"
 
 namespace tce {
 
 namespace {
-
-// Neighbouring results of a phase, in a row.
-struct ColumnTile {
-  int64_t first, count;  // result column of the first
-  int64_t x;             // the source of tap 0 without padding for the first
-  bool fetches;
-  int64_t w_col;
-  std::vector<LaneRun> runs;
-};
-
-// The same in a column, and the terms of each K block.
-struct RowTile {
-  int64_t first, count;
-  bool fetches;  // what the next chunk reads; of tiles with the same sources one does
-  int64_t w_row;
-  std::vector<std::vector<RowSegment>> blocks;
-};
-
-// A part of an axis: its results, the sources that lie in the image, and its tiles.
-template <class Tile>
-struct Part {
-  int64_t first, last;
-  KRange source;
-  std::vector<Tile> tiles;
-};
-
-// How a chunk's source lies, from the image's (maybe absent) first element on.
-struct Strides {
-  int64_t row, col, outer, size;
-};
-
-// The parts of an axis of at most `size` results, with add(phase, j, part) for the results j of a phase that make
-// a tile: at most `most` of them.
-template <class Tile, class F>
-std::vector<Part<Tile>> make_parts(const Axis& axis, int64_t size, int64_t most, F&& add) {
-  std::vector<Part<Tile>> parts;
-  const int64_t count = ceil_div(axis.out_size, size);
-  for (int64_t i = 0; i < count; ++i) {
-    Part<Tile> part{part_start(axis.out_size, count, i), part_start(axis.out_size, count, i + 1), {}, {}};
-    part.source = sources_of(axis, part.first, part.last);
-    // Tiles of all phases side by side: they share their sources.
-    const int64_t bands = ceil_div(part.last - part.first, most * axis.out_step);
-    for (int64_t b = 0; b < bands; ++b) {
-      const int64_t first = part.first + part_start(part.last - part.first, bands, b),
-                    last = part.first + part_start(part.last - part.first, bands, b + 1);
-      for (size_t f = 0; f < axis.phases.size(); ++f) {
-        const KRange j = phase_range(static_cast<int64_t>(f), axis.out_step, first, last);
-        if (j.begin < j.end) part.tiles.push_back(add(f, j));
-      }
-    }
-    parts.push_back(std::move(part));
-  }
-  return parts;
-}
-
-// What all items share.
-template <class scalar_t>
-struct Job {
-  const Correlation<scalar_t>& c;
-  const Plan& plan;
-  const Kernels<scalar_t>& kernels;
-  const bool in_place;
-  const int64_t lanes;
-  const LaneUnits unit;
-  const int64_t units;
-  const int64_t pixel;  // of packed sources
-  std::vector<int32_t> pick;
-  const Axis row_axis, col_axis;
-  Strides strides;
-  std::vector<Part<RowTile>> rows;
-  std::vector<Part<ColumnTile>> cols;
-
-  Job(const Correlation<scalar_t>& correlation, const Plan& p, const Kernels<scalar_t>& k)
-      : c(correlation),
-        plan(p),
-        kernels(k),
-        in_place(lanes_in_place(p)),
-        lanes(k.lanes),
-        unit(lane_units(p)),
-        units(ceil_div(c.G, unit.groups)),
-        pixel(lane_pixel(p)),
-        row_axis(split_by_dilation(c.rows({0, c.kH}))),
-        col_axis(c.cols({0, c.kW})) {
-    int64_t height = 1, width = 1;
-    for (int64_t i = 0, n = ceil_div(c.out_h, p.rows); i < n; ++i) {
-      const KRange s = sources_of(row_axis, part_start(c.out_h, n, i), part_start(c.out_h, n, i + 1));
-      height = std::max(height, s.end - s.begin);
-    }
-    for (int64_t i = 0, n = ceil_div(c.out_w, p.cols); i < n; ++i) {
-      const KRange s = sources_of(col_axis, part_start(c.out_w, n, i), part_start(c.out_w, n, i + 1));
-      width = std::max(width, s.end - s.begin);
-    }
-    strides = {width * pixel, pixel, 0, height * width * pixel};
-    if (in_place) strides = {c.source.stride[2], c.source.stride[3], 0, 0};
-    if (unit.read == LaneRead::kShared) strides.outer = 1;
-    if (unit.read == LaneRead::kPicked) {
-      pick.assign(static_cast<size_t>(c.C * lanes), 0);
-      for (int64_t i = 0; i < c.C; ++i)
-        for (int64_t l = 0; l < unit.results; ++l)
-          pick[static_cast<size_t>(i * lanes + l)] = static_cast<int32_t>(l / c.O * c.C + i);
-    }
-    const int64_t phases = c.rows({0, 0}).out_step;  // with sources of their own
-    const int64_t mr = most_rows();
-    rows = make_parts<RowTile>(row_axis, p.rows, mr, [&](size_t f, const KRange& j) {
-      RowTile tile{static_cast<int64_t>(f) + j.begin * row_axis.out_step,
-                   j.end - j.begin,
-                   static_cast<int64_t>(f) % phases == 0,
-                   0,
-                   {}};
-      each_block(
-          f, [&](size_t t0, size_t t1) { tile.blocks.push_back(row_segments(f, t0, t1, j, tile.w_row)); });
-      return tile;
-    });
-    cols = make_parts<ColumnTile>(col_axis, p.cols, p.nv, [&](size_t f, const KRange& j) {
-      return column_tile(f, j, k.lane_run[static_cast<int>(unit.read)][mr][j.end - j.begin]);
-    });
-  }
-
-  // The K blocks of a phase: at least one, since without taps the result is the bias.
-  template <class F>
-  void each_block(size_t f, F&& visit) const {
-    const size_t taps = row_axis.phases[f].taps.size();
-    size_t t0 = 0;
-    do {
-      const size_t t1 = std::min(taps, t0 + static_cast<size_t>(plan.kh_block));
-      visit(t0, t1);
-      t0 = t1;
-    } while (t0 < taps);
-  }
-
-  // Of a tile: no more than the kernel rows of a segment and one (RowSegment).
-  int64_t most_rows() const {
-    int64_t most = plan.mr;
-    for (size_t f = 0; f < row_axis.phases.size(); ++f)
-      each_block(f, [&](size_t t0, size_t t1) {
-        for (const RowChain& chain : make_row_chains(row_axis, f, t0, t1))
-          most = std::min(most, chain.count + 1);
-      });
-    return most;
-  }
-
-  std::vector<RowSegment> row_segments(size_t f, size_t t0, size_t t1, const KRange& j,
-                                       int64_t& w_row) const {
-    std::vector<RowSegment> segments;
-    for (const RowChain& chain : make_row_chains(row_axis, f, t0, t1)) {
-      const int64_t source = chain.source + j.begin * row_axis.source_step;
-      const KRange window =
-          inside(source, row_axis.source_step, chain.count + j.end - j.begin - 1, row_axis.source_size);
-      if (chain.count > 1) w_row = chain.k_step * c.kW * lanes;
-      if (window.begin == window.end) continue;
-      segments.push_back({source * strides.row, chain.k * c.kW * lanes, static_cast<int32_t>(chain.count),
-                          static_cast<int32_t>(window.begin), static_cast<int32_t>(window.end)});
-    }
-    return segments;
-  }
-
-  ColumnTile column_tile(size_t f, const KRange& j, int64_t most_run) const {
-    const int64_t count = j.end - j.begin, step = col_axis.source_step;
-    ColumnTile tile{static_cast<int64_t>(f) + j.begin * col_axis.out_step,
-                    count,
-                    j.begin * step * strides.col,
-                    f == 0,
-                    0,
-                    {}};
-    for (const RowChain& chain : make_row_chains(col_axis, f, 0, col_axis.phases[f].taps.size())) {
-      if (chain.count > 1) tile.w_col = chain.k_step * lanes;
-      // Sources inside the image, of those that the chain reads, and the taps that read these.
-      const KRange met =
-          inside(chain.source + j.begin * step, step, chain.count + count - 1, col_axis.source_size);
-      const KRange taps{std::max<int64_t>(0, met.begin - count + 1), std::min(chain.count, met.end)};
-      if (met.begin == met.end) continue;
-      const int64_t runs = ceil_div(taps.end - taps.begin, most_run);
-      for (int64_t i = 0; i < runs; ++i) {
-        const int64_t first = taps.begin + part_start(taps.end - taps.begin, runs, i),
-                      last = taps.begin + part_start(taps.end - taps.begin, runs, i + 1);
-        const KRange sources = intersection({first, last + count - 1}, met);
-        tile.runs.push_back({(chain.source + first * step) * strides.col,
-                             static_cast<int32_t>((chain.k + first * chain.k_step) * lanes),
-                             static_cast<int32_t>(last - first),
-                             (1u << (sources.end - first)) - (1u << (sources.begin - first))});
-      }
-    }
-    return tile;
-  }
-
-  int64_t chunks() const { return c.N * static_cast<int64_t>(rows.size() * cols.size()); }
-};
 
 template <class scalar_t>
 class Worker {
@@ -241,10 +52,9 @@ class Worker {
       const Chunk chunk = chunk_at(i);
       if (job_.in_place) {
         const auto [sn, sc, sh, sw] = c_.source.stride;
-        Chunk next = i + 1 < chunk_last ? chunk_at(i + 1) : chunk;
-        if (next.cols != chunk.cols) next = chunk;
-        compute(chunk, next, c_.source.data + chunk.n * sn + first_ * unit_.sources, first_, last_, 0,
-                unit_.vectors, result_of(chunk.n, first_, 0), c_.out.stride[2], c_.out.stride[3]);
+        compute(chunk, i + 1 < chunk_last ? chunk_at(i + 1) : chunk,
+                c_.source.data + chunk.n * sn + first_ * unit_.sources, first_, last_, 0, unit_.vectors,
+                result_of(chunk.n, first_, 0), c_.out.stride[2], c_.out.stride[3]);
       } else {
         for (int64_t u = first_; u < last_; ++u) run_unit(chunk, u);
       }
@@ -258,6 +68,9 @@ class Worker {
     const Part<RowTile>* rows;
     const Part<ColumnTile>* cols;
   };
+  static bool same(const Chunk& a, const Chunk& b) {
+    return a.n == b.n && a.rows == b.rows && a.cols == b.cols;
+  }
 
   Chunk chunk_at(int64_t i) const {
     const int64_t rows = static_cast<int64_t>(job_.rows.size()),
@@ -340,6 +153,7 @@ class Worker {
   // first channels in the image's first element.
   void compute(const Chunk& chunk, const Chunk& next, const scalar_t* source, int64_t first, int64_t last,
                int64_t v_first, int64_t v_last, scalar_t* result, int64_t row, int64_t col) const {
+    if (job_.step > 0) return compute_strips(chunk, next, source, first, last, result, row, col);
     LaneProblem<scalar_t> tile = {};
     tile.w = weight_of(first, v_first);
     tile.start = c_.bias ? bias_of(first, v_first) : nullptr;
@@ -368,7 +182,9 @@ class Worker {
     const auto& lane_kernel = kernels_.lane_kernel[static_cast<int>(unit_.read)];
     tile.stream = streams();
     // A chunk of tensors where they lie is one row of tiles of each phase.
-    const int64_t image = next.n - chunk.n, down = next.rows->first - chunk.rows->first;
+    const bool below = next.cols == chunk.cols;
+    const int64_t image = below ? next.n - chunk.n : 0,
+                  down = below ? next.rows->first - chunk.rows->first : 0;
     const int64_t x_ahead = image * c_.source.stride[0] +
                             down / job_.row_axis.out_step * job_.row_axis.source_step * job_.strides.row;
     if (!tile.stream) tile.result_ahead = image * c_.out.stride[0] + down * row;
@@ -390,6 +206,61 @@ class Worker {
           lane_kernel[rows.count][cols.count](tile);
           tile.accumulate = true;
         }
+      }
+    }
+  }
+
+  // The same in strips.
+  void compute_strips(const Chunk& chunk, const Chunk& next, const scalar_t* source, int64_t first,
+                      int64_t last, scalar_t* result, int64_t row, int64_t col) const {
+    const int64_t S = job_.step;
+    const int64_t x_row = job_.row_axis.source_step / S * job_.strides.row,
+                  x_col = job_.col_axis.source_step / S * job_.strides.col;
+    LaneStrip<scalar_t> strip = {};
+    strip.x_row = x_row, strip.x_col = x_col;
+    strip.w_block = kernel_;
+    strip.start = c_.bias ? bias_of(first, 0) : nullptr;
+    strip.result_row = job_.row_axis.out_step * row;
+    strip.result_col = job_.col_axis.out_step * col;
+    strip.channels = groups(first, last);
+    strip.stream = streams();
+    // Of the next chunk whole rows are fetched, if a strip's channels are all that there are.
+    const bool fetches = job_.in_place && strip.channels == c_.G && !same(next, chunk) &&
+                         next.rows->tiles.size() == chunk.rows->tiles.size() &&
+                         next.cols->tiles.size() == chunk.cols->tiles.size();
+    const scalar_t* const next_source = source + (next.n - chunk.n) * c_.source.stride[0];
+    scalar_t* const next_result = result + (next.n - chunk.n) * c_.out.stride[0];
+    for (size_t i = 0; i < chunk.rows->tiles.size(); ++i) {
+      const RowTile& rows = chunk.rows->tiles[i];
+      const StripTaps& h = rows.strip;
+      strip.w_row = h.k_step * c_.kW * lanes_;
+      strip.kernel_rows = h.count;
+      strip.rows = bits(h.met);
+      for (size_t j = 0; j < chunk.cols->tiles.size(); ++j) {
+        const ColumnTile& cols = chunk.cols->tiles[j];
+        const StripTaps& w = cols.strip;
+        strip.x = source + h.source * job_.strides.row + w.source * job_.strides.col;
+        strip.w = weight_of(first, 0) + (h.k * c_.kW + w.k) * lanes_;
+        strip.w_col = w.k_step * lanes_;
+        strip.result = result + rows.first * row + cols.first * col;
+        strip.cols = cols.count;
+        strip.col_begin = w.met.begin, strip.col_end = h.count > 0 ? w.met.end : w.met.begin;
+        strip.x_ahead = strip.result_ahead = nullptr;
+        if (fetches) {
+          const StripTaps &below = next.rows->tiles[i].strip, &side = next.cols->tiles[j].strip;
+          if (rows.fetches && cols.fetches && job_.strides.col == c_.G)
+            strip.x_ahead = next_source + below.source * job_.strides.row +
+                            std::max<int64_t>(0, below.count - S) * x_row + side.source * job_.strides.col +
+                            side.met.begin * x_col + cols.x_ahead * c_.G;
+          if (!strip.stream && col == c_.G)
+            strip.result_ahead = next_result + next.rows->tiles[i].first * row + next.cols->first * col +
+                                 cols.result_ahead * c_.G;
+        }
+        // No taps: a kernel of one that meets nothing.
+        const int64_t kh = std::max<int64_t>(1, h.count), kw = std::max<int64_t>(1, w.count);
+        const auto& kernels = kernels_.strip_kernel[S][rows.count];
+        const auto known = kh <= kMaxStripKh ? kernels[kh][kw] : nullptr;
+        (known ? known : kernels[0][kw])(strip);
       }
     }
   }

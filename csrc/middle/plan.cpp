@@ -4,6 +4,7 @@
 #include "plan.h"
 
 #include <algorithm>
+#include <numeric>
 #include <sstream>
 #include <string>
 
@@ -78,6 +79,18 @@ LaneUnits lane_units(const Plan& plan) {
   const int64_t groups = std::min(L / std::max<int64_t>(1, C), L / std::max<int64_t>(1, O));
   if (groups > 1) return {LaneRead::kPicked, groups, 1, groups * C, groups * O, groups * O};
   return {LaneRead::kShared, 1, ceil_div(O, L), C, std::min(O, L), O};
+}
+
+int64_t strip_step(const Plan& plan) {
+  const ConvGeometry& g = plan.geometry;
+  if (lane_units(plan).read != LaneRead::kOwn) return 0;
+  if (plan.contraction == Contraction::kGradInput) return 1;
+  // A single tap leaves the step open, up to a part of the stride.
+  const int64_t h = g.stride_h / std::gcd(g.stride_h, g.dilation_h),
+                w = g.stride_w / std::gcd(g.stride_w, g.dilation_w);
+  const int64_t step = g.kH > 1 ? h : g.kW > 1 ? w : 1;
+  const bool rows = g.kH > 1 || g.stride_h % step == 0, cols = g.kW > 1 ? w == step : g.stride_w % step == 0;
+  return rows && cols && step <= kMaxStripStep ? step : 0;
 }
 
 bool planes_in_place(const Plan& plan) {
@@ -243,6 +256,7 @@ const char* tile_text(const Plan& p) {
     case Algorithm::kRows:
       return weight ? "rows are kernel elements, lanes are columns" : "rows are rows, lanes are columns";
     default:
+      if (in_strips(p)) return "a strip's rows over the whole width, lanes are result channels";
       return weight ? "rows are kh, vectors are kw, lanes are groups"
                     : "rows are rows, vectors are columns, lanes are result channels";
   }
@@ -293,7 +307,8 @@ std::string describe(const Plan& p) {
     << " o=" << size_text(g.oH, g.oW) << " k=" << size_text(g.kH, g.kW) << " stride=" << g.stride_h << ","
     << g.stride_w << " padding=" << g.padding_h << "," << g.padding_w << " dilation=" << g.dilation_h << ","
     << g.dilation_w << "\n"
-    << "  tile       " << p.mr << " x " << p.nv << " vectors: " << tile_text(p) << "\n"
+    << "  tile       " << p.mr << (in_strips(p) ? " rows: " : " x " + std::to_string(p.nv) + " vectors: ")
+    << tile_text(p) << "\n"
     << "  K block    " << block_text(p) << "\n"
     << "  chunk      " << chunk_text(p) << "\n"
     << "  scratch    " << p.scratch_bytes << " bytes per thread (source " << p.source_bytes << ", "

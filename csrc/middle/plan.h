@@ -57,7 +57,7 @@ struct Plan {
   int element_size;
   int lanes;  // of a vector
   // Of a tile (pixels: nv counts vectors of pixels, and mr result channels; rows: vectors of columns, and
-  // rows; lanewise: columns, and rows):
+  // rows; lanewise: columns, 0 in strips, and rows):
   int nv;  // vectors of lanes; a panel is nv * lanes result channels wide
   int mr;  // largest number of rows
   Layout layout;
@@ -154,6 +154,12 @@ inline int64_t lane_pixel(const Plan& plan) {
   const LaneUnits unit = lane_units(plan);
   return unit.read == LaneRead::kShared ? std::max<int64_t>(unit.sources, 2) : plan.lanes;
 }
+
+// forward and grad_input of depthwise layers: from result to result of a strip (LaneStrip in kernels.h), where
+// the sources of neighbouring taps are one apart; 0 where strips cannot compute the layer.
+int64_t strip_step(const Plan& plan);
+// Whether the plan has strips for its tiles.
+inline bool in_strips(const Plan& plan) { return plan.algorithm == Algorithm::kLanewise && plan.nv == 0; }
 
 // grad_weight: planes of X without padding between their columns are read where they lie, if L1 holds a line of
 // each row of a tile.

@@ -66,6 +66,44 @@ double choose_lane_tile(Plan& plan, const Kernels<scalar_t>& k, const Sizes& s, 
   return best;
 }
 
+// The strip with the fewest cycles, which are returned, for all results of an image and a vector of channels: its
+// rows become the plan's mr. A column of sources at a time; kernels that do not stay in the registers are loaded
+// for each.
+template <class scalar_t>
+double choose_lane_strip(Plan& plan, const Kernels<scalar_t>& k, const Sizes& s) {
+  const ConvGeometry& g = plan.geometry;
+  const int64_t step = strip_step(plan);
+  if (step == 0 || plan.kh_block < g.kH) return kNever;
+  const int64_t kh = s.h.taps, kw = s.w.taps;
+  if (kw == 0 || kw > kMaxStripKw) return kNever;
+  const auto split = [](int64_t dilation, int64_t stride) { return dilation / std::gcd(dilation, stride); };
+  const int64_t phases_h = std::clamp<int64_t>(s.out_h, 1, s.h.out_step * split(g.dilation_h, g.stride_h)),
+                phases_w = std::clamp<int64_t>(s.out_w, 1, s.w.out_step * split(g.dilation_w, g.stride_w));
+  const int64_t rows = std::max<int64_t>(1, ceil_div(s.out_h, phases_h)),
+                cols = std::max<int64_t>(1, ceil_div(s.out_w, phases_w));
+  // Of a phase, on average.
+  const double taps_h = static_cast<double>(g.kH) / static_cast<double>(s.h.out_step),
+               taps_w = static_cast<double>(g.kW) / static_cast<double>(s.w.out_step);
+  const bool aligned = !plan.layout.channels_inner || g.G % k.lanes == 0;
+  const double load = load_cycles(plan, aligned);
+  double best = kNever;
+  for (int r = 1; r <= kMaxStripRows; ++r) {
+    if (!k.strip_kernel[step][r][0][kw] || step * (r - 1) + kh > kMaxStripWindow) continue;
+    const bool held = kh <= kMaxStripKh && k.strip_kernel[step][r][kh][kw];
+    const int64_t strips = ceil_div(rows, r);
+    const double mr = static_cast<double>(rows) / static_cast<double>(strips), d = static_cast<double>(step);
+    const double fma = mr * taps_h * taps_w / k.fma_per_cycle;
+    // What the loop over kernel rows costs by itself was measured.
+    const double column = held ? std::max(fma, d * (taps_h + d * (mr - 1)) * load) + 1
+                               : std::max(fma + 1.5 * d * taps_h, taps_h * (taps_w + d * mr) * load);
+    const double columns = static_cast<double>(cols + ceil_div(kw, step) - 1);
+    const double cycles = static_cast<double>(phases_h * phases_w * strips) *
+                          (columns * (column + 2 * mr * load) + static_cast<double>(held ? kh * kw : 0) + 30);
+    if (cycles < best) best = cycles, plan.mr = r, plan.nv = 0;
+  }
+  return best;
+}
+
 template <class scalar_t>
 double plan_lanewise_correlation(Plan& plan, const Kernels<scalar_t>& k) {
   const ConvGeometry& g = plan.geometry;
@@ -77,7 +115,9 @@ double plan_lanewise_correlation(Plan& plan, const Kernels<scalar_t>& k) {
   if (s.C * g.kW > 2 * kTerms) return kNever;  // longer sums than others have
   const LaneUnits unit = lane_units(plan);
   const int64_t split = g.dilation_h / std::gcd(g.dilation_h, g.stride_h);
-  const double sums = choose_lane_tile(plan, k, s, unit.read, split);
+  // Where there are strips, no tile was faster (measured).
+  double sums = choose_lane_strip(plan, k, s);
+  if (sums == kNever) sums = choose_lane_tile(plan, k, s, unit.read, split);
   const bool in_place = lanes_in_place(plan);
   // The lines of a band that all units read should stay in L2, until the band below has read them.
   const int64_t line = std::max<int64_t>(1, g.G * s.C * s.w.source_step * es);

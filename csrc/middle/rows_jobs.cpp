@@ -34,11 +34,12 @@ std::vector<Tap> row_taps(const Axis& rows, size_t phase, size_t t0, size_t t1) 
 
 }  // namespace
 
-std::vector<RowChain> make_row_chains(const Axis& rows, size_t phase, size_t t0, size_t t1) {
+std::vector<RowChain> make_row_chains(const Axis& rows, size_t phase, size_t t0, size_t t1,
+                                      int64_t distance) {
   std::vector<RowChain> chains;
   for (const Tap& tap : row_taps(rows, phase, t0, t1)) {
     const auto chain = std::find_if(chains.begin(), chains.end(), [&](const RowChain& c) {
-      return tap.source == c.source + c.count * rows.source_step;
+      return tap.source == c.source + c.count * distance;
     });
     if (chain == chains.end()) {
       chains.push_back({tap.source, tap.k, 0, 1});

@@ -57,8 +57,11 @@ struct RowChain {
   int64_t k, k_step, count;
 };
 
-// Of the row taps [t0, t1) of a phase.
-std::vector<RowChain> make_row_chains(const Axis& rows, size_t phase, size_t t0, size_t t1);
+// Of the row taps [t0, t1) of a phase; neighbours lie `distance` apart.
+std::vector<RowChain> make_row_chains(const Axis& rows, size_t phase, size_t t0, size_t t1, int64_t distance);
+inline std::vector<RowChain> make_row_chains(const Axis& rows, size_t phase, size_t t0, size_t t1) {
+  return make_row_chains(rows, phase, t0, t1, rows.source_step);
+}
 
 // With a dilation the results that share sources are no neighbours, but those of a phase of this axis are.
 Axis split_by_dilation(const Axis& axis);
