@@ -40,6 +40,8 @@ namespace {
 // dY is read where it lies (channels_last) for few tiles, which would not repay its packing; not where a group
 // has a small part of a pixel, and pixels lie a round number of lines apart, in few sets of L1.
 constexpr int64_t kReads = 16, kSpread = 4;
+// Pixels of X are read where they lie if L1 holds so many lines of theirs; each step fetches what a later one reads.
+constexpr int64_t kPixelLines = 128, kPixelsAhead = 8;
 // A chunk of dY up to this size leaves what is fetched for the next one in L2.
 constexpr int64_t kStaysBytes = 256 * 1024;
 
@@ -100,29 +102,34 @@ class Worker {
     SourceRuns columns;
     int64_t pixel, channel;
     std::vector<int64_t> slot;
+    int64_t ahead = 0;  // what a step fetches lies so far beyond what it reads
   };
 
   Source make_source(const RowSlots& rows, int64_t col_first, int64_t col_last) const {
     TensorView<const scalar_t> x = t_.a;
     x.data += (item_.g * g_.Ci + item_.ci.begin) * x.stride[1];
     if (reads_source_in_place(rows, col_first, col_last))
-      return {x.data, columns_in_place(cols_), x.stride[3], x.stride[1],
-              slots_in_place(rows, x.stride[0], x.stride[2])};
+      return {x.data,
+              columns_in_place(cols_),
+              x.stride[3],
+              x.stride[1],
+              slots_in_place(rows, x.stride[0], x.stride[2]),
+              x.stride[1] == 1 ? kPixelsAhead * g_.stride_w * x.stride[3] : 0};
     SourceRuns columns = make_source_runs(cols_, col_first, col_last, merged_);
     const int64_t slot = columns.length * pixel_;
     check_fits(static_cast<int64_t>(rows.source.size()) * slot, sizeof(scalar_t), plan_.source_bytes);
     pack_pixel_major(kernels_, x, channels_, pixel_, g_.iW, rows, columns, source_, true);
-    return {source_, std::move(columns), pixel_, 1, packed_slots(rows, slot)};
+    return {source_, std::move(columns), pixel_, 1, packed_slots(rows, slot), 0};
   }
 
-  // Whether the chunk's sources are read where they lie: planes; or kernel rows, merged without padding.
+  // Whether the chunk's sources are read where they lie: planes, or without padding pixels and merged kernel rows.
   bool reads_source_in_place(const RowSlots& rows, int64_t col_first, int64_t col_last) const {
     const auto [sn, sc, sh, sw] = t_.a.stride;
     if (plan_.turned || rows.source.empty()) return false;  // turned, vectors would reach beyond the tensor
     if (g_.N * sn + g_.iH * sh + g_.iW * sw > INT32_MAX) return false;
-    if (!merged_) return planes_in_place(plan_);
-    return sc == 1 && sw == channels_ &&
-           all_inside(cols_, {{Band{{0, g_.oW}, {0, nw_}}}}, col_first, col_last);
+    if (sc != 1) return !merged_ && planes_in_place(plan_);
+    if (merged_ ? sw != channels_ : sets_hold(sw, sizeof(scalar_t)) < kPixelLines) return false;
+    return all_inside(cols_, {{Band{{0, g_.oW}, {0, nw_}}}}, col_first, col_last);
   }
 
   void sum_chunk(const RowSlots& rows, int64_t row_first, int64_t row_last, int64_t col_first,
@@ -151,7 +158,7 @@ class Worker {
             sum_turned(first, dy, inner, tiles_ + h * g_.Co * row_lanes());
             continue;
           }
-          sum_tiles(p, first, source.channel, dy, inner, merged_ ? nw_ * channels_ : channels_,
+          sum_tiles(p, first, source, dy, inner, merged_ ? nw_ * channels_ : channels_,
                     tiles_ + run * channels_ * lanes_);
         }
       }
@@ -258,17 +265,19 @@ class Worker {
     return tile;
   }
 
-  void sum_tiles(int64_t panel, const scalar_t* source, int64_t source_row, const scalar_t* dy, int64_t inner,
-                 int64_t count, scalar_t* tiles) {
+  void sum_tiles(int64_t panel, const scalar_t* first, const Source& source, const scalar_t* dy,
+                 int64_t inner, int64_t count, scalar_t* tiles) {
     const int nv = static_cast<int>(ceil_div(std::min(lanes_, g_.Co - panel * lanes_), kernels_.lanes));
     TileProblem<scalar_t> tile = tile_of_steps(inner, lanes_);
-    tile.a_row = source_row;
+    tile.a_row = source.channel;
+    tile.a_ahead = source.ahead;
     tile.b = dy;
-    const auto& microkernel = source_row == 1 ? kernels_.microkernel[nv] : kernels_.microkernel_strided[nv];
+    const auto& microkernel =
+        source.channel == 1 ? kernels_.microkernel[nv] : kernels_.microkernel_strided[nv];
     const int64_t parts = ceil_div(count, kernels_.max_rows[nv]);
     for (int64_t i = 0; i < parts; ++i) {
       const int64_t begin = part_start(count, parts, i), end = part_start(count, parts, i + 1);
-      tile.a = source + begin * source_row;
+      tile.a = first + begin * source.channel;
       tile.start = tile.c_tile = tiles + begin * lanes_;
       microkernel[end - begin](tile);
     }
