@@ -101,6 +101,8 @@ class Worker {
 
   bool streams() const {
     const auto [sn, sc, sh, sw] = c_.out.stride;
+    // A strip comes back for the other half of a line when the first one has long gone to memory.
+    if (job_.step > 0 && lanes_ * sizeof(scalar_t) < 64) return false;
     return job_.in_place && c_.stream && unit_.channels % lanes_ == 0 && (sn | sh | sw) % lanes_ == 0 &&
            reinterpret_cast<uintptr_t>(c_.out.data) % 64 == 0;
   }
