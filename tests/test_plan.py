@@ -90,7 +90,7 @@ KNOWN: list[tuple[Geometry, Choices]] = [
     ),
     (
         conv("mobilenet_depthwise_14", (1, 1), 14, 3, padding=1, groups=512),
-        {"forward": "rows / lanewise", "grad_input": "rows / lanewise", "grad_weight": "lanewise"},
+        {"forward": "- / lanewise", "grad_input": "- / lanewise", "grad_weight": "lanewise"},
     ),
     (
         conv("mobilenet_depthwise_stride_2", (1, 1), 56, 3, stride=2, padding=1, groups=144),
@@ -143,10 +143,6 @@ KNOWN_OF_LONG_VECTORS: list[tuple[Geometry, Choices]] = [
     (
         conv("mobilenet_depthwise_112", (1, 1), 112, 3, padding=1, groups=32),
         {"forward": "rows / lanewise", "grad_input": "rows / lanewise", "grad_weight": "- / lanewise"},
-    ),
-    (
-        conv("mobilenet_depthwise_stride_2", (1, 1), 56, 3, stride=2, padding=1, groups=144),
-        {"forward": "rows / lanewise"},
     ),
     (
         conv("efficientnet_depthwise_5x5", (1, 1), 28, 5, padding=2, groups=240),

@@ -76,14 +76,23 @@ double choose_lane_strip(Plan& plan, const Kernels<scalar_t>& k, const Sizes& s)
   if (step == 0 || plan.kh_block < g.kH) return kNever;
   const int64_t kh = s.h.taps, kw = s.w.taps;
   if (kw == 0 || kw > kMaxStripKw) return kNever;
-  const auto split = [](int64_t dilation, int64_t stride) { return dilation / std::gcd(dilation, stride); };
-  const int64_t phases_h = std::clamp<int64_t>(s.out_h, 1, s.h.out_step * split(g.dilation_h, g.stride_h)),
-                phases_w = std::clamp<int64_t>(s.out_w, 1, s.w.out_step * split(g.dilation_w, g.stride_w));
+  const int64_t split_h = g.dilation_h / std::gcd(g.dilation_h, g.stride_h),
+                split_w = g.dilation_w / std::gcd(g.dilation_w, g.stride_w);
+  const int64_t phases_h = std::clamp<int64_t>(s.out_h, 1, s.h.out_step * split_h),
+                phases_w = std::clamp<int64_t>(s.out_w, 1, s.w.out_step * split_w);
   const int64_t rows = std::max<int64_t>(1, ceil_div(s.out_h, phases_h)),
                 cols = std::max<int64_t>(1, ceil_div(s.out_w, phases_w));
-  // Of a phase, on average.
-  const double taps_h = static_cast<double>(g.kH) / static_cast<double>(s.h.out_step),
+  // Of a phase, on average. Kernel rows that meet padding, and columns of padding, take no time.
+  int64_t terms = 0;
+  for (int64_t i = 0; i < g.kH; ++i) {
+    const KRange met = inside(i * g.dilation_h - g.padding_h, g.stride_h, g.oH, g.iH);
+    terms += met.end - met.begin;
+  }
+  const double taps_h = static_cast<double>(terms) / static_cast<double>(std::max<int64_t>(1, s.out_h)),
                taps_w = static_cast<double>(g.kW) / static_cast<double>(s.w.out_step);
+  const int64_t steps = cols + ceil_div(kw, step) - 1;
+  const double columns = std::min(static_cast<double>(steps),
+                                  static_cast<double>(s.w.source_size) / static_cast<double>(step * split_w));
   const bool aligned = !plan.layout.channels_inner || g.G % k.lanes == 0;
   const double load = load_cycles(plan, aligned);
   double best = kNever;
@@ -96,9 +105,9 @@ double choose_lane_strip(Plan& plan, const Kernels<scalar_t>& k, const Sizes& s)
     // What the loop over kernel rows costs by itself was measured.
     const double column = held ? std::max(fma, d * (taps_h + d * (mr - 1)) * load) + 1
                                : std::max(fma + 1.5 * d * taps_h, taps_h * (taps_w + d * mr) * load);
-    const double columns = static_cast<double>(cols + ceil_div(kw, step) - 1);
-    const double cycles = static_cast<double>(phases_h * phases_w * strips) *
-                          (columns * (column + 2 * mr * load) + static_cast<double>(held ? kh * kw : 0) + 30);
+    const double fixed =
+        static_cast<double>(steps) * 2 * mr * load + static_cast<double>(held ? kh * kw : 0) + 30;
+    const double cycles = static_cast<double>(phases_h * phases_w * strips) * (columns * column + fixed);
     if (cycles < best) best = cycles, plan.mr = r, plan.nv = 0;
   }
   return best;
