@@ -261,6 +261,8 @@ struct Copy2d {
 
 // Of the lanewise algorithm: rows and columns of a tile, kernel columns of a run.
 constexpr int kMaxLaneRows = 3, kMaxLaneCols = 16, kMaxLaneRun = 4;
+// Kernel columns of a run where lanes sum over channels.
+constexpr int kLaneSumRun = 3;
 // Of its strips: rows, step, kernel rows that are known to the compiler, kernel columns; window rows.
 constexpr int kMaxStripRows = 4, kMaxStripStep = 2, kMaxStripKh = 5, kMaxStripKw = 9, kMaxStripWindow = 63;
 // Of the same: kernel rows and columns of a weight gradient.

@@ -335,13 +335,12 @@ constexpr void fill_channel_weights(Kernels<scalar_t>& k, std::integer_sequence<
     MR * (I + 2) < Registers ? I + 1 : 1 >                        : nullptr),
    ...);
 }
-// Of the lanewise algorithm, with a vector of weights for each row and kernel column of a run, and one of x. Only
-// where lanes have one channel each: else the order of a result's terms would depend on the runs, and so on the
-// tile.
+// Of the lanewise algorithm, with a vector of weights for each row and kernel column of a run, and one of x. Where
+// lanes sum over channels, runs are the same in all tiles: the order of a result's terms depends on them.
 template <class scalar_t, int Registers, LaneRead Read, int R, int P>
 constexpr void fill_lane_tile(Kernels<scalar_t>& k) {
   constexpr int free = (Registers - 2 - R * P) / R, most = free < kMaxLaneRun ? free : kMaxLaneRun;
-  constexpr int run = Read == LaneRead::kOwn ? most : R * (P + 2) + 1 < Registers ? 1 : 0;
+  constexpr int run = Read == LaneRead::kOwn ? most : free < kLaneSumRun ? 0 : kLaneSumRun;
   if constexpr (run > 0) {
     k.lane_kernel[static_cast<int>(Read)][R][P] = lane_kernel<scalar_t, Read, R, P, run>;
     k.lane_run[static_cast<int>(Read)][R][P] = run;

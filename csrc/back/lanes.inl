@@ -32,8 +32,8 @@ struct LaneReader {
 };
 
 // U neighbouring kernel columns and one row of the window. It feeds the tile's rows Low ... High; row r with the
-// kernel row `w - r * w_row`.
-template <int Low, int High, int P, int U, class scalar_t, class Reader>
+// kernel row `w - r * w_row`. `All`: every source is a term.
+template <int Low, int High, int P, int U, bool All, class scalar_t, class Reader>
 TCE_INLINE void add_lane_run(const LaneProblem<scalar_t>& p, const scalar_t* x, const scalar_t* w,
                              uint32_t sources, const Reader& read, Vec<scalar_t> (*acc)[P]) {
   constexpr int rows = High - Low + 1;
@@ -44,10 +44,13 @@ TCE_INLINE void add_lane_run(const LaneProblem<scalar_t>& p, const scalar_t* x, 
     TCE_UNROLL
     for (int u = 0; u < U; ++u) wv[r][u] = load(w - (Low + r) * w_row + u * w_col);
   }
+  // One pointer and one register of bits: P offsets, or P bits, computed ahead would be spilled.
+  opaque(sources);
   TCE_UNROLL
-  for (int s = 0; s < P + U - 1; ++s) {
-    if (!(sources >> s & 1)) continue;
-    Vec<scalar_t> xv = read(x + s * x_col);
+  for (int s = 0; s < P + U - 1; ++s, x += x_col) {
+    opaque(x);
+    if (!All && !(sources >> s & 1)) continue;
+    Vec<scalar_t> xv = read(x);
     if constexpr (rows * U > 1) keep(xv);
     TCE_UNROLL
     for (int u = 0; u < U; ++u) {
@@ -58,17 +61,29 @@ TCE_INLINE void add_lane_run(const LaneProblem<scalar_t>& p, const scalar_t* x, 
   }
 }
 
-// One row of the window, one summed channel after the other; kernel columns up to Most at a time.
+// The same for one summed channel after the other.
+template <int Low, int High, int P, int U, bool All, class scalar_t, class Reader>
+TCE_INLINE void add_lane_channels(const LaneProblem<scalar_t>& p, const scalar_t* x, const scalar_t* w,
+                                  uint32_t sources, Reader read, Vec<scalar_t> (*acc)[P]) {
+  for (int64_t o = 0; o < p.outer; ++o, x += p.x_outer, w += p.w_outer) {
+    if constexpr (Reader::kPicks) read.pick = lane_index<scalar_t>(p.pick + o * kLanes<scalar_t>);
+    add_lane_run<Low, High, P, U, All>(p, x, w, sources, read, acc);
+  }
+}
+
+// One row of the window. Where a source has few sums, a test of each would weigh as much.
 template <int Low, int High, int P, class scalar_t, class Reader, int... U>
 TCE_INLINE void add_lane_row(const LaneProblem<scalar_t>& p, const scalar_t* x, const scalar_t* w,
-                             Reader read, Vec<scalar_t> (*acc)[P], std::integer_sequence<int, U...>) {
+                             const Reader& read, Vec<scalar_t> (*acc)[P], std::integer_sequence<int, U...>) {
   for (const LaneRun *run = p.runs, *const end = run + p.run_count; run != end; ++run) {
     const scalar_t *xr = x + run->x, *wr = w + run->w;
     const uint32_t sources = run->sources;
-    const int count = run->count;
-    for (int64_t o = 0; o < p.outer; ++o, xr += p.x_outer, wr += p.w_outer) {
-      if constexpr (Reader::kPicks) read.pick = lane_index<scalar_t>(p.pick + o * kLanes<scalar_t>);
-      ((count == U + 1 ? add_lane_run<Low, High, P, U + 1>(p, xr, wr, sources, read, acc) : void()), ...);
+    if (run->count == 1 && sources == (1u << P) - 1) {
+      add_lane_channels<Low, High, P, 1, true>(p, xr, wr, sources, read, acc);
+    } else {
+      ((run->count == U + 1 ? add_lane_channels<Low, High, P, U + 1, false>(p, xr, wr, sources, read, acc)
+                            : void()),
+       ...);
     }
   }
 }

@@ -61,6 +61,15 @@ TCE_INLINE void keep(V& v) {
 #endif
 }
 
+// Hides from the compiler what it knows of a pointer or number: it may otherwise compute all that depends on it
+// ahead, and spill that.
+template <class T>
+TCE_INLINE void opaque(T& v) {
+#if defined(__GNUC__)
+  asm volatile("" : "+r"(v));
+#endif
+}
+
 // Past the caches, to an aligned address; to be followed by finish_streams before others read it.
 template <class scalar_t>
 TCE_INLINE void stream(scalar_t* p, Vec<scalar_t> v) {

@@ -219,10 +219,14 @@ struct Job {
           inside(chain.source + j.begin * distance, distance, chain.count + count - 1, col_axis.source_size);
       const KRange taps{std::max<int64_t>(0, met.begin - count + 1), std::min(chain.count, met.end)};
       if (met.begin == met.end) continue;
-      const int64_t runs = ceil_div(taps.end - taps.begin, most_run);
+      // Where lanes sum over channels, the order of a result's terms depends on where a run begins: at the same
+      // taps in all tiles.
+      const KRange cut = unit.read == LaneRead::kOwn ? taps : KRange{0, chain.count};
+      const int64_t runs = ceil_div(cut.end - cut.begin, most_run);
       for (int64_t i = 0; i < runs; ++i) {
-        const int64_t first = taps.begin + part_start(taps.end - taps.begin, runs, i),
-                      last = taps.begin + part_start(taps.end - taps.begin, runs, i + 1);
+        const int64_t first = std::max(taps.begin, cut.begin + part_start(cut.end - cut.begin, runs, i)),
+                      last = std::min(taps.end, cut.begin + part_start(cut.end - cut.begin, runs, i + 1));
+        if (first >= last) continue;
         const KRange sources = intersection({first, last + count - 1}, met);
         tile.runs.push_back({(chain.source + first * distance) * strides.col,
                              static_cast<int32_t>((chain.k + first * chain.k_step) * lanes),
