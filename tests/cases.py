@@ -104,6 +104,8 @@ GROUPS = [
     conv("groups_of_4_share_vectors_last_one_short", (4, 4), (9, 11), 3, padding=1, groups=7),
     conv("groups_of_3_to_5_leave_lanes", (3, 5), (8, 9), 3, stride=2, padding=1, groups=8),
     conv("groups_of_17_one_past_a_vector", (17, 17), (9, 12), 3, stride=2, padding=1, groups=3),
+    conv("groups_of_4_kernel_5x7_several_runs", (4, 4), (9, 23), (5, 7), padding=(2, 3), groups=5),
+    conv("groups_of_20_kernel_3x4_stride_2_runs", (20, 20), (8, 35), (3, 4), 2, (1, 5), groups=2, n=1),
     conv("groups_of_32_two_vectors_dilation_2", (32, 32), (9, 10), 3, padding=2, dilation=2, groups=2),
     conv("grouped_1x1_shuffle", (5, 7), (4, 6), 1, groups=3),
     conv("depthwise", (1, 1), (7, 9), 3, padding=1, groups=19),
