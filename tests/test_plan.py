@@ -151,7 +151,7 @@ KNOWN_OF_LONG_VECTORS: list[tuple[Geometry, Choices]] = [
     (conv("two_channels_per_group", (2, 2), 56, 3, padding=1, groups=64), {"forward": "- / lanewise"}),
     (
         conv("resnext_four_channels_per_group", (4, 4), 56, 3, padding=1, groups=32),
-        {"forward": "pixels / -", "grad_input": "pixels / -"},
+        {"forward": "- / lanewise", "grad_input": "- / lanewise"},
     ),
     (
         conv("rgb_head", (64, 3), 256, 3, padding=1),
