@@ -159,7 +159,9 @@ inline int64_t lane_pixel(const Plan& plan) {
 // the sources of neighbouring taps are one apart; 0 where strips cannot compute the layer.
 int64_t strip_step(const Plan& plan);
 // Whether the plan has strips for its tiles.
-inline bool in_strips(const Plan& plan) { return plan.algorithm == Algorithm::kLanewise && plan.nv == 0; }
+inline bool in_strips(const Plan& plan) {
+  return plan.algorithm == Algorithm::kLanewise && plan.nv == 0;
+}
 
 // grad_weight: planes of X without padding between their columns are read where they lie, if L1 holds a line of
 // each row of a tile.
