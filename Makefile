@@ -26,6 +26,9 @@ PACKED  := $(SOURCES) $(shell find torch_conv_ext docs examples tests tools MANI
 # The torch that packages are tested with: the pinned one, unless TORCH=2.14.1 or the like is given.
 TORCH   ?= $(shell sed -n 's/^torch==//p' requirements-dev.txt)
 BASIC   := $(addprefix tests/test_,forward.py grad_input.py grad_weight.py binary.py packaging.py)
+# The same sources pass all tests in place; these see the installed package: its files, its binary, what torch makes of it.
+INSTALLED := $(addprefix tests/test_,against_torch.py autograd.py binary.py citizen.py convert.py examples.py modules.py \
+                 packaging.py parallel.py)
 
 .DEFAULT_GOAL := help
 .PHONY: help demo test examples bench lint format build wheel test-wheel test-sdist clean
