@@ -167,7 +167,7 @@ struct LaneProblem {
 };
 
 // A strip of R neighbouring result rows, `cols` wide, of `channels` channels that lie side by side, each with a
-// kernel of KH x KW elements of its own (KH: the template's, or kernel_rows). With a source step S (1 or 2), for
+// kernel of KH x KW elements of its own; kernel_rows is KH. With a source step S (1 or 2), for
 // 0 <= r < R, 0 <= j < cols, and the channels l of vector b:
 //
 //   result[r * result_row + j * result_col + b * lanes + l] = start[b * lanes + l] + sum over u < KW, k < KH of

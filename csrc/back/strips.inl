@@ -151,23 +151,27 @@ TCE_INLINE void strip_vector(const LaneStrip<scalar_t>& p, const scalar_t* x, co
   }
 }
 
+// A vector that is not whole: one function for all kernels of KW columns, which adds the terms in the same order.
+template <int R, int KW, int S, class scalar_t>
+__attribute__((noinline)) void strip_part(const LaneStrip<scalar_t>& p, const scalar_t* x, const scalar_t* w,
+                                          const scalar_t* start, scalar_t* result, int lanes,
+                                          int64_t fetched) {
+  strip_vector<R, 0, KW, S, false, false>(p, x, w, start, result, lanes, fetched);
+}
+
 // KH 0: any number of kernel rows.
 template <class scalar_t, int R, int KH, int KW, int S>
 __attribute__((noinline)) void lane_strip(const LaneStrip<scalar_t>& p) {
-  constexpr bool held = KH > 0;
   constexpr int L = kLanes<scalar_t>;
   const scalar_t *x = p.x, *w = p.w, *start = p.start;
   scalar_t* result = p.result;
-  int64_t fetched = 0;
-  for (int64_t left = p.channels; left > 0; left -= L) {
-    if (left >= L) {
-      strip_vector<R, KH, KW, S, held, true>(p, x, w, start, result, L, fetched);
-    } else {
-      strip_vector<R, KH, KW, S, held, false>(p, x, w, start, result, static_cast<int>(left), fetched);
-    }
+  int64_t left = p.channels, fetched = 0;
+  for (; left >= L; left -= L) {
+    strip_vector<R, KH, KW, S, (KH > 0), true>(p, x, w, start, result, L, fetched);
     x += L, w += p.w_block, result += L, fetched += p.cols * L;
     if (start) start += L;
   }
+  if (left > 0) strip_part<R, KW, S>(p, x, w, start, result, static_cast<int>(left), fetched);
 }
 
 }  // namespace
