@@ -256,7 +256,7 @@ struct Copy2d {
   int64_t dst_row, dst_col;
   bool stream = false;  // write past the caches where whole aligned vectors allow it
   // What lies so far beyond src is read soon, what lies so far beyond dst written: fetched meanwhile.
-  int64_t src_ahead = 0, dst_ahead = 0;  // by transposes only; 0: nothing
+  int64_t src_ahead = 0, dst_ahead = 0;  // by rows (src) and transposes only; 0: nothing
 };
 
 // Of the lanewise algorithm: rows and columns of a tile, kernel columns of a run.

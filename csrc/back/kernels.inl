@@ -92,6 +92,8 @@ void copy_rows(const Copy2d& c, const scalar_t* src, scalar_t* dst) {
   const int tail = static_cast<int>(c.cols - whole);
   const bool streams = c.stream && streams_to(c, dst);
   for (int64_t r = 0; r < c.rows; ++r, src += c.src_row, dst += c.dst_row) {
+    if (c.src_ahead)
+      for (int64_t j = 0; j < c.cols; j += L) __builtin_prefetch(src + c.src_ahead + j);
     if (streams) {
       for (int64_t j = 0; j < whole; j += L) stream(dst + j, load(src + j));
     } else {

@@ -79,11 +79,11 @@ void pack_channel_major(const Kernels<scalar_t>& kernels, const TensorView<const
 
 namespace {
 
-// One row of pack_pixel_major.
+// One row of pack_pixel_major; `ahead`: how far beyond it lies what is read soon.
 template <class scalar_t>
 void pack_pixels(const Kernels<scalar_t>& kernels, const scalar_t* src, int64_t sc, int64_t sw,
                  int64_t channels, int64_t stride, int64_t source_w, const SourceRuns& columns, scalar_t* dst,
-                 bool loose) {
+                 bool loose, int64_t ahead) {
   for (const SourceRuns::Run& run : columns.runs) {
     const KRange valid = inside(run, columns.step, source_w);
     scalar_t* d = dst + run.base * stride;
@@ -94,7 +94,7 @@ void pack_pixels(const Kernels<scalar_t>& kernels, const scalar_t* src, int64_t 
       std::fill(d + valid.end * stride, d + run.count * stride, scalar_t(0));
     }
     if (valid.begin == valid.end) continue;
-    kernels.copy_2d({valid.end - valid.begin, channels, sw * columns.step, sc, stride, 1},
+    kernels.copy_2d({valid.end - valid.begin, channels, sw * columns.step, sc, stride, 1, false, ahead},
                     src + (run.position + valid.begin * columns.step) * sw, d + valid.begin * stride);
   }
 }
@@ -106,9 +106,11 @@ void pack_pixel_major(const Kernels<scalar_t>& kernels, const TensorView<const s
                       int64_t stride, int64_t source_w, const RowSlots& rows, const SourceRuns& columns,
                       scalar_t* dst, bool loose) {
   const auto [sn, sc, sh, sw] = x.stride;
+  // A small part of each pixel: the processor does not foresee the next row's.
+  const int64_t ahead = sc == 1 && channels < sw ? 2 * sh : 0;
   for (const RowSlots::Source& source : rows.source) {
     pack_pixels(kernels, x.data + source.n * sn + source.position * sh, sc, sw, channels, stride, source_w,
-                columns, dst, loose);
+                columns, dst, loose, ahead);
     dst += columns.length * stride;
   }
 }
