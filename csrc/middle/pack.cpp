@@ -107,7 +107,7 @@ void pack_pixel_major(const Kernels<scalar_t>& kernels, const TensorView<const s
                       scalar_t* dst, bool loose) {
   const auto [sn, sc, sh, sw] = x.stride;
   // A small part of each pixel: the processor does not foresee the next row's.
-  const int64_t ahead = sc == 1 && channels < sw ? 2 * sh : 0;
+  const int64_t ahead = sc == 1 && channels < sw ? 4 * sh : 0;
   for (const RowSlots::Source& source : rows.source) {
     pack_pixels(kernels, x.data + source.n * sn + source.position * sh, sc, sw, channels, stride, source_w,
                 columns, dst, loose, ahead);
