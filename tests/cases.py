@@ -133,6 +133,11 @@ GROUPS = [
     # Kernel columns in runs of several, tiles of many columns.
     conv("depthwise_33_channels_one_row", (1, 1), (1, 75), (1, 23), padding=(0, 11), groups=33),
     conv("depthwise_20_channels_runs_stride_2", (1, 1), (2, 45), (1, 19), (1, 2), (0, 9), groups=20),
+    conv("depthwise_33_channels_strips_7x5", (1, 1), (12, 11), (7, 5), padding=(3, 2), groups=33),
+    conv("depthwise_34_channels_strips_5x3_stride_2", (1, 1), (14, 19), (5, 3), 2, (2, 1), groups=34),
+    conv("depthwise_32_channels_strips_stride_2_dilation_2", (1, 1), (15, 17), 4, 2, 3, 2, groups=32),
+    conv("depthwise_16_channels_strips_tall_kernel", (1, 1), (23, 6), (20, 2), padding=(9, 1), groups=16),
+    conv("depthwise_640_channels_strips_cut_into_columns", (1, 1), (2, 70), 3, padding=1, groups=640, n=1),
     conv("depthwise_17_channels_runs_stride_3_dilation_3", (1, 1), (2, 61), (1, 9), 3, (0, 13), 3, groups=17),
 ]
 

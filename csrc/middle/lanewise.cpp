@@ -11,6 +11,7 @@
 //         tile (rows mr, columns nv), vector     lane kernel: sum over c and the row taps          registers
 //                                                of kh_block; source rows and columns outside
 //                                                the image are left out
+//         or strip (mr rows), vector             strip kernel: the whole sum, column by column     registers
 //       where the tiles do not stand in the tensor itself: to it, transposed where its layout asks for it
 
 #include <algorithm>
