@@ -185,9 +185,8 @@ class Worker {
     const auto& lane_kernel = kernels_.lane_kernel[static_cast<int>(unit_.read)];
     tile.stream = streams();
     // A chunk of tensors where they lie is one row of tiles of each phase.
-    const bool below = next.cols == chunk.cols;
-    const int64_t image = below ? next.n - chunk.n : 0,
-                  down = below ? next.rows->first - chunk.rows->first : 0;
+    const Chunk& ahead = next.cols == chunk.cols ? next : chunk;
+    const int64_t image = ahead.n - chunk.n, down = ahead.rows->first - chunk.rows->first;
     const int64_t x_ahead = image * c_.source.stride[0] +
                             down / job_.row_axis.out_step * job_.row_axis.source_step * job_.strides.row;
     if (!tile.stream) tile.result_ahead = image * c_.out.stride[0] + down * row;
@@ -247,7 +246,7 @@ class Worker {
         strip.w_col = w.k_step * lanes_;
         strip.result = result + rows.first * row + cols.first * col;
         strip.cols = cols.count;
-        strip.col_begin = w.met.begin, strip.col_end = h.count > 0 ? w.met.end : w.met.begin;
+        strip.col_begin = w.met.begin, strip.col_end = w.met.end;
         strip.x_ahead = strip.result_ahead = nullptr;
         if (fetches) {
           const StripTaps &below = next.rows->tiles[i].strip, &side = next.cols->tiles[j].strip;

@@ -99,6 +99,7 @@ struct Job {
   const int64_t pixel;  // of packed sources
   const int64_t step;   // of strips; 0: tiles
   std::vector<int32_t> pick;
+  const int64_t row_phases, col_phases;  // with sources of their own
   const Axis row_axis, col_axis;
   Strides strides;
   std::vector<Part<RowTile>> rows;
@@ -114,6 +115,8 @@ struct Job {
         units(ceil_div(c.G, unit.groups)),
         pixel(lane_pixel(p)),
         step(in_strips(p) ? strip_step(p) : 0),
+        row_phases(c.rows({0, 0}).out_step),
+        col_phases(c.cols({0, 0}).out_step),
         row_axis(split_by_dilation(c.rows({0, c.kH}))),
         col_axis(step > 0 ? split_by_dilation(c.cols({0, c.kW})) : c.cols({0, c.kW})) {
     int64_t height = 1, width = 1;
@@ -158,13 +161,11 @@ struct Job {
 
   // A row tile without terms.
   RowTile row_tile(size_t f, const KRange& j) const {
-    const int64_t phases = c.rows({0, 0}).out_step;  // with sources of their own
-    return {static_cast<int64_t>(f) + j.begin * row_axis.out_step,
-            j.end - j.begin,
-            static_cast<int64_t>(f) % phases == 0,
-            0,
-            {},
-            {}};
+    RowTile tile = {};
+    tile.first = static_cast<int64_t>(f) + j.begin * row_axis.out_step;
+    tile.count = j.end - j.begin;
+    tile.fetches = static_cast<int64_t>(f) % row_phases == 0;
+    return tile;
   }
 
   // The K blocks of a phase: at least one, since without taps the result is the bias.
@@ -238,17 +239,16 @@ struct Job {
   }
 
   ColumnTile strip_columns(size_t f, const KRange& j) const {
+    const int64_t phase = static_cast<int64_t>(f);
+    ColumnTile tile = {};
+    tile.first = phase + j.begin * col_axis.out_step;
+    tile.count = j.end - j.begin;
+    tile.strip = strip_taps(col_axis, f, j, step);
     // Strips with the same sources fetch them once; all that write the same lines fetch these in equal parts.
-    const int64_t phase = static_cast<int64_t>(f), phases = c.cols({0, 0}).out_step, count = j.end - j.begin;
-    return {phase + j.begin * col_axis.out_step,
-            count,
-            phase % phases == 0,
-            0,
-            0,
-            {},
-            strip_taps(col_axis, f, j, step),
-            phase / phases * count * step,
-            phase * count};
+    tile.fetches = phase % col_phases == 0;
+    tile.x_ahead = phase / col_phases * tile.count * step;
+    tile.result_ahead = phase * tile.count;
+    return tile;
   }
 
   int64_t chunks() const { return c.N * static_cast<int64_t>(rows.size() * cols.size()); }

@@ -10,11 +10,17 @@ namespace tce {
 
 namespace {
 
+// Residues of the results that a dilation keeps apart (split_by_dilation).
+int64_t dilation_split(int64_t dilation, int64_t stride) {
+  return dilation / std::gcd(dilation, stride);
+}
+
 // Kernel columns that read neighbouring columns of the source, one result column after the other.
 int64_t columns_of_chain(const Plan& plan, const Sizes& s) {
   const ConvGeometry& g = plan.geometry;
-  const int64_t dilation = g.dilation_w / std::gcd(g.dilation_w, g.stride_w);
-  return dilation > 1 ? 1 : std::max<int64_t>(1, ceil_div(s.w.taps, std::max<int64_t>(1, s.w.classes)));
+  return dilation_split(g.dilation_w, g.stride_w) > 1
+             ? 1
+             : std::max<int64_t>(1, ceil_div(s.w.taps, std::max<int64_t>(1, s.w.classes)));
 }
 
 // The tile with the fewest cycles for all results of an image and a vector of channels, which are returned: a
@@ -78,8 +84,8 @@ double choose_lane_strip(Plan& plan, const Kernels<scalar_t>& k, const Sizes& s)
   if (step == 0 || plan.kh_block < g.kH) return kNever;
   const int64_t kh = s.h.taps, kw = s.w.taps;
   if (kw == 0 || kw > kMaxStripKw) return kNever;
-  const int64_t split_h = g.dilation_h / std::gcd(g.dilation_h, g.stride_h),
-                split_w = g.dilation_w / std::gcd(g.dilation_w, g.stride_w);
+  const int64_t split_h = dilation_split(g.dilation_h, g.stride_h),
+                split_w = dilation_split(g.dilation_w, g.stride_w);
   const int64_t phases_h = std::clamp<int64_t>(s.out_h, 1, s.h.out_step * split_h),
                 phases_w = std::clamp<int64_t>(s.out_w, 1, s.w.out_step * split_w);
   const int64_t rows = std::max<int64_t>(1, ceil_div(s.out_h, phases_h)),
@@ -125,7 +131,7 @@ double plan_lanewise_correlation(Plan& plan, const Kernels<scalar_t>& k) {
   plan.kh_block = balanced(g.kH, kTerms / std::max<int64_t>(1, s.C * g.kW));
   if (s.C * g.kW > 2 * kTerms) return kNever;  // longer sums than others have
   const LaneUnits unit = lane_units(plan);
-  const int64_t split = g.dilation_h / std::gcd(g.dilation_h, g.stride_h);
+  const int64_t split = dilation_split(g.dilation_h, g.stride_h);
   // Where there are strips, no tile was faster (measured).
   double sums = choose_lane_strip(plan, k, s);
   if (sums == kNever) sums = choose_lane_tile(plan, k, s, unit.read, split);
